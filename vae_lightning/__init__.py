@@ -1,0 +1,3 @@
+"""vae_lightning: a variational-autoencoder laboratory on PyTorch Lightning and Hydra."""
+
+__version__ = "0.1.0"

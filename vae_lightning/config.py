@@ -1,0 +1,108 @@
+"""What a configuration may say: ranges of the values, unknown keys, and choices made once (seed, absolute paths)."""
+
+import difflib
+import math
+import secrets
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+PRECISIONS = (32, "32", "bf16-mixed", "16-mixed")
+BINARIZATIONS = ("none", "dynamic", "fixed", "threshold")
+SECTIONS = (
+    *("model", "likelihood", "posterior", "prior", "objective", "optimizer", "scheduler", "data", "accelerator"),
+    *("trainer", "callbacks", "experiment", "seed", "resume", "trust"),
+)
+
+
+def whole(value: object, least: int, most: float = math.inf) -> bool:
+    """Whether the value is an integer (not a bool) in [least, most]."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def number(value: object, least: float, strict: bool = False) -> bool:
+    """Whether the value is a finite number >= least (> least if strict)."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return False
+    return value > least if strict else value >= least
+
+
+def widths(value: object) -> bool:
+    """Whether the value is a non-empty list of integers >= 1."""
+    return isinstance(value, list) and bool(value) and all(whole(item, 1) for item in value)
+
+
+# key -> (is the value allowed, what is allowed); keys that a configuration lacks are not asked for
+RULES: dict[str, tuple[Callable[[object], bool], str]] = {
+    "model.latent_dim": (lambda v: whole(v, 1), "an integer >= 1"),
+    "model.hidden_dims": (widths, "a non-empty list of integers >= 1"),
+    "model.widths": (widths, "a non-empty list of integers >= 1"),
+    "objective.beta": (lambda v: number(v, 0), "a finite number >= 0"),
+    "optimizer.lr": (lambda v: number(v, 0, strict=True), "a finite number > 0"),
+    "data.batch_size": (lambda v: whole(v, 1), "an integer >= 1"),
+    "data.val_size": (lambda v: whole(v, 0), "an integer >= 0"),
+    "data.binarization": (lambda v: v in BINARIZATIONS, f"one of {', '.join(BINARIZATIONS)}"),
+    "data.fallback": (lambda v: v in (None, "digits"), "digits or null"),
+    "trainer.max_epochs": (lambda v: whole(v, 1), "an integer >= 1"),
+    "trainer.devices": (lambda v: whole(v, 1), "an integer >= 1"),
+    "trainer.precision": (lambda v: v in PRECISIONS, "one of 32, bf16-mixed, 16-mixed"),
+    "accelerator.num_nodes": (lambda v: whole(v, 1), "an integer >= 1"),
+    "seed": (lambda v: v is None or whole(v, 0, 2**32 - 1), "an integer from 0 to 4294967295, or null"),
+    "trust": (lambda v: isinstance(v, bool), "true or false"),
+}
+
+
+def validate(cfg: DictConfig) -> None:
+    """Raises ValueError, one line with key, value and what is allowed, for the first thing that is wrong."""
+    for key in cfg:
+        if key not in SECTIONS and key != "hydra":
+            raise ValueError(f"{key}: no such key{nearest(key, SECTIONS)}")
+    own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    text = OmegaConf.to_yaml(own, resolve=False)
+    for key in cfg.model:
+        if f"${{model.{key}}}" not in text:
+            raise ValueError(f"model.{key}: is used by nothing{nearest(key, map(str, cfg.model), but=key)}")
+    plain = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
+    for key, (allowed, expected) in RULES.items():
+        section, _, name = key.rpartition(".")
+        place = plain[section] if section else plain
+        if name in place and not allowed(place[name]):
+            raise ValueError(f"{key}={show(place[name])}: must be {expected}")
+    validate_together(cfg)
+
+
+def validate_together(cfg: DictConfig) -> None:
+    """Rules that join several keys."""
+    devices, processes = cfg.trainer.devices, cfg.trainer.devices * cfg.accelerator.num_nodes
+    if devices > 1 and cfg.accelerator.strategy == "auto":
+        raise ValueError(f"trainer.devices={devices}: must be 1 unless accelerator is ddp, ddp_cpu or multi_node")
+    if cfg.data.batch_size % processes:
+        raise ValueError(f"data.batch_size={cfg.data.batch_size}: must be divisible by the {processes} processes")
+    if cfg.likelihood.get("grey") is False and cfg.data.binarization == "none":
+        raise ValueError(
+            "likelihood=bernoulli: grey pixels are outside its support; must be with data.binarization=dynamic (or"
+            " fixed, threshold), or by name with likelihood.grey=true, which reports grey cross-entropy"
+        )
+    if cfg.likelihood.get("grey") is True and cfg.data.binarization != "none":
+        raise ValueError(f"likelihood.grey=true: must be false with data.binarization={cfg.data.binarization}")
+
+
+def settle(cfg: DictConfig) -> None:
+    """Decides once what the configuration leaves open: a drawn seed, absolute paths."""
+    if cfg.seed is None:
+        cfg.seed = secrets.randbelow(2**32)
+    cfg.data.root = str(Path(cfg.data.root).expanduser().resolve())
+
+
+def nearest(name: str, names: Iterable[str], but: str = "") -> str:
+    """'; did you mean ...?' where a valid name is close, else ''."""
+    close = difflib.get_close_matches(name, [other for other in names if other != but], n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def show(value: object) -> str:
+    """A value as one would type it on the command line."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "null" if value is None else str(value)

@@ -1,0 +1,154 @@
+"""The LightningModule: holds encoder, decoder, prior and objective, trains them and logs every term of the bound.
+
+Shapes: K samples, B images, L latent dimensions, C H W of an image. All logged values are nats per image.
+"""
+
+from collections.abc import Callable
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from vae_lightning import rng
+from vae_lightning.data import Batch
+from vae_lightning.objectives import Terms
+
+# Validation and test noise: the same for every run and epoch, so that two runs differ by their models alone.
+EVALUATION_SEED = 0
+
+
+class VAE(LightningModule):
+    """A variational autoencoder of any encoder, decoder, prior and objective (Kingma & Welling 2014, 1312.6114).
+
+    Args:
+        encoder: x (B, C, H, W) -> q(z|x).
+        decoder: z (K, B, L) -> p(x|z).
+        prior: () -> p(z).
+        objective: (Terms, step) -> loss per image (B,), with ``beta_at(step)``.
+        optimizer: called with the parameters.
+        scheduler: called with the optimizer and ``total_steps``; stepped after every optimiser step. None: constant.
+        seed: names the training noise; rank and step make it differ between processes and steps.
+        num_samples: K, posterior samples per image.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        prior: nn.Module,
+        objective: nn.Module,
+        optimizer: Callable[..., Optimizer],
+        scheduler: Callable[..., LRScheduler] | None = None,
+        seed: int = 0,
+        num_samples: int = 1,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.prior = prior
+        self.objective = objective
+        self.make_optimizer = optimizer
+        self.make_scheduler = scheduler
+        self.seed = seed
+        self.num_samples = num_samples
+        self.latent_dim: int = encoder.latent_dim
+        self.totals: Tensor | None = None  # sums of (loss, recon, kl, images) over the epoch so far, on the device
+        self.evaluation_noise: dict[str, Tensor] = {}
+
+    def forward(self, x: Tensor, noise: Tensor) -> Terms:
+        """Terms of the bound for x (B, C, H, W) and noise eps (K, B, L)."""
+        posterior = self.encoder(x)
+        z = posterior.rsample(noise)
+        return Terms(self.decoder(z).recon(x), z, posterior, self.prior())
+
+    def training_step(self, batch: Batch) -> Tensor:
+        """Loss summed over this process's images and divided by the images of a process's fair share of the batch."""
+        shape = (self.num_samples, len(batch.index), self.latent_dim)
+        noise = rng.normal(shape, batch.x.device, self.seed, "noise", self.global_rank, self.global_step)
+        return self.account(batch, noise).sum() / batch.share
+
+    def validation_step(self, batch: Batch) -> None:
+        """Accumulates the terms of a validation batch."""
+        self.account(batch, self.fixed_noise("val", batch))
+
+    def test_step(self, batch: Batch) -> None:
+        """Accumulates the terms of a test batch."""
+        self.account(batch, self.fixed_noise("test", batch))
+
+    def account(self, batch: Batch, noise: Tensor) -> Tensor:
+        """The loss per image, (B,); adds loss, recon, kl and the number of images to the epoch's totals."""
+        terms = self(batch.x, noise)
+        loss = self.objective(terms, self.global_step)
+        with torch.no_grad():
+            values = torch.stack([loss.sum(), terms.recon.mean(0).sum(), terms.kl.sum()])
+            self.totals[:3] += values
+            self.totals[3] += len(batch.index)
+        return loss
+
+    def fixed_noise(self, split: str, batch: Batch) -> Tensor:
+        """eps (K, B, L) of these images: each has its own, whatever the batch size, the epoch or the process."""
+        if split not in self.evaluation_noise:
+            shape = (self.num_samples, self.trainer.datamodule.images_in(split), self.latent_dim)
+            noise = rng.normal(shape, "cpu", EVALUATION_SEED, "noise", split)
+            self.evaluation_noise[split] = noise.to(self.device)
+        return self.evaluation_noise[split][:, batch.index]
+
+    def start(self) -> None:
+        """Sets the totals to zero; float64 where the device has it, so that a sum over an epoch is exact enough."""
+        dtype = torch.float32 if self.device.type == "mps" else torch.float64
+        self.totals = torch.zeros(4, dtype=dtype, device=self.device)
+
+    def finish(self, split: str) -> None:
+        """Logs the means over all images of the epoch, of all processes: the only place where terms are reduced."""
+        totals = self.trainer.strategy.reduce(self.totals, reduce_op="sum")
+        loss, recon, kl = (totals[:3] / totals[3]).tolist()
+        terms = {"loss": loss, "recon": recon, "kl": kl, "neg_elbo": recon + kl}
+        # Already the same on every rank, so nothing is left to synchronise; batch_size is that of one mean.
+        self.log_dict({f"{split}/{name}": value for name, value in terms.items()}, batch_size=1, rank_zero_only=False)
+        if split == "train":
+            self.log("train/beta", self.objective.beta_at(self.global_step), batch_size=1)
+
+    def on_train_epoch_start(self) -> None:
+        """Starts the epoch; whatever a network draws from the global generator depends on seed, rank and epoch."""
+        torch.manual_seed(rng.stream_seed(self.seed, "global", self.global_rank, self.current_epoch))
+        self.start()
+
+    def on_validation_epoch_start(self) -> None:
+        """Keeps the training totals aside while validation uses its own."""
+        self.training_totals = self.totals
+        self.start()
+
+    def on_test_epoch_start(self) -> None:
+        """Starts the test."""
+        self.start()
+
+    def on_train_epoch_end(self) -> None:
+        """Logs the terms of training."""
+        self.finish("train")
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the terms of validation and takes the training totals back."""
+        self.finish("val")
+        self.totals = self.training_totals
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the terms of the test."""
+        self.finish("test")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
+        """The totals belong to an epoch that may go on in another process."""
+        checkpoint["totals"] = self.totals
+
+    def on_load_checkpoint(self, checkpoint: dict[str, object]) -> None:
+        """Takes the totals of an interrupted epoch up again."""
+        self.totals = checkpoint["totals"]
+
+    def configure_optimizers(self) -> dict[str, object]:
+        """The optimizer, and the scheduler stepped once per optimiser step."""
+        optimizer = self.make_optimizer(self.parameters())
+        if self.make_scheduler is None:
+            return {"optimizer": optimizer}
+        scheduler = self.make_scheduler(optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -1,0 +1,109 @@
+"""Networks: images to vectors and latent vectors to images, tensors in, tensors out.
+
+A network does not know what its outputs mean: the posterior or the likelihood that holds it says how many it needs.
+Shapes: B images, L latent dimensions, C H W of an image, P = ``outputs`` numbers per pixel (decoder) or per image
+(encoder). Every class is built in two steps: YAML gives the architecture, the distribution gives ``outputs``.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU}
+
+
+def dense(widths: Sequence[int], activation: str) -> nn.Sequential:
+    """Linear layers of the given widths with an activation between them, none after the last."""
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"model.activation={activation}: must be one of {', '.join(ACTIVATIONS)}")
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(widths):
+        layers += [nn.Linear(inputs, outputs), ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers[:-1])
+
+
+class MLPEncoder(nn.Sequential):
+    """x (B, C, H, W) -> (B, outputs) through dense layers; with no ``hidden_dims`` it is one linear map."""
+
+    def __init__(
+        self, outputs: int, image_shape: Sequence[int], hidden_dims: Sequence[int] = (), activation: str = "relu"
+    ) -> None:
+        super().__init__(nn.Flatten(), dense([math.prod(image_shape), *hidden_dims, outputs], activation))
+
+
+class MLPDecoder(nn.Sequential):
+    """z (B, L) -> (B, outputs * C, H, W) through dense layers; with no ``hidden_dims`` it is one linear map."""
+
+    def __init__(
+        self,
+        outputs: int,
+        latent_dim: int,
+        image_shape: Sequence[int],
+        hidden_dims: Sequence[int] = (),
+        activation: str = "relu",
+    ) -> None:
+        channels, height, width = image_shape
+        super().__init__(
+            dense([latent_dim, *reversed(hidden_dims), outputs * math.prod(image_shape)], activation),
+            nn.Unflatten(-1, (outputs * channels, height, width)),
+        )
+
+
+def halvings(image_shape: Sequence[int], widths: Sequence[int]) -> tuple[int, int]:
+    """Height and width after one stride-2 convolution for each of ``widths``; ValueError if a size is odd before."""
+    _, height, width = image_shape
+    factor = 2 ** len(widths)
+    if not widths or height % factor or width % factor:
+        raise ValueError(f"model.widths={list(widths)}: must be 1 to 2 integers (each halves the 28x28 image)")
+    return height // factor, width // factor
+
+
+class ConvEncoder(nn.Module):
+    """x (B, C, H, W) -> (B, outputs): stride-2 convolutions of the given widths, then dense layers."""
+
+    def __init__(
+        self,
+        outputs: int,
+        image_shape: Sequence[int],
+        widths: Sequence[int],
+        hidden_dims: Sequence[int],
+        activation: str = "relu",
+    ) -> None:
+        super().__init__()
+        height, width = halvings(image_shape, widths)
+        channels = [image_shape[0], *widths]
+        self.features = nn.Sequential()
+        for inputs, out in pairwise(channels):
+            self.features.extend([nn.Conv2d(inputs, out, 4, stride=2, padding=1), ACTIVATIONS[activation]()])
+        self.head = dense([channels[-1] * height * width, *hidden_dims, outputs], activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, H, W) -> (B, outputs)."""
+        return self.head(self.features(x).flatten(1))
+
+
+class ConvDecoder(nn.Module):
+    """z (B, L) -> (B, outputs * C, H, W): dense layers, then stride-2 transposed convolutions, ConvEncoder reversed."""
+
+    def __init__(
+        self,
+        outputs: int,
+        latent_dim: int,
+        image_shape: Sequence[int],
+        widths: Sequence[int],
+        hidden_dims: Sequence[int],
+        activation: str = "relu",
+    ) -> None:
+        super().__init__()
+        height, width = halvings(image_shape, widths)
+        channels = [outputs * image_shape[0], *widths][::-1]
+        self.stem = dense([latent_dim, *reversed(hidden_dims), channels[0] * height * width], activation)
+        self.images = nn.Sequential(nn.Unflatten(-1, (channels[0], height, width)))
+        for inputs, out in pairwise(channels):
+            self.images.extend([ACTIVATIONS[activation](), nn.ConvTranspose2d(inputs, out, 4, stride=2, padding=1)])
+
+    def forward(self, z: Tensor) -> Tensor:
+        """z (B, L) -> (B, outputs * C, H, W)."""
+        return self.images(self.stem(z))

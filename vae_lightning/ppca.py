@@ -1,0 +1,101 @@
+"""The linear VAE's exact optimum, probabilistic PCA, from the eigenvalues of the data.
+
+Linear decoder mean W z + b, linear encoder mean V x + c, one diagonal posterior variance for all images, likelihood
+N(W z + b, sigma^2 I). Tipping & Bishop 1999, https://doi.org/10.1111/1467-9868.00196; Lucas et al. 2019,
+https://arxiv.org/abs/1911.02469. Everything is float64. Shapes: N images, D pixels, L latent dimensions.
+"""
+
+from typing import NamedTuple
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from vae_lightning.distributions import kl_to_standard_normal
+
+SQUARED_ERROR_VARIANCE = 0.5  # the variance under which the seed's loss is a bound
+
+
+class LinearVAE(NamedTuple):
+    """Parameters of a linear VAE: x ~ N(decoder z + bias, sigma^2 I), q(z|x) = N(encoder x + offset, diag(std^2))."""
+
+    decoder: Tensor  # W, (D, L)
+    bias: Tensor  # b, (D,)
+    encoder: Tensor  # V, (L, D)
+    offset: Tensor  # c, (L,)
+    std: Tensor  # (L,)
+
+
+def moments(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (D,) and covariance (D, D), divided by N, of x = byte/255 for uint8 images (N, ...)."""
+    flat = images.flatten(1)
+    total = torch.zeros(flat.shape[1], dtype=torch.float64, device=flat.device)
+    second = torch.zeros(flat.shape[1], flat.shape[1], dtype=torch.float64, device=flat.device)
+    for part in flat.split(10_000):
+        x = part.double() / 255
+        total += x.sum(0)
+        second += x.T @ x
+    mean = total / len(flat)
+    return mean, second / len(flat) - mean.outer(mean)
+
+
+def optimum(images: Tensor, latent_dim: int, beta: float = 1.0) -> LinearVAE:
+    """The linear VAE that minimises recon + beta KL on uint8 images, recon the summed squared error.
+
+    With sigma^2 = beta/2, eigenvalues lambda and eigenvectors U of the covariance, and the k <= L of them that exceed
+    sigma^2: W = U_k (Lambda_k - sigma^2)^(1/2), std^2 = sigma^2 / lambda, V = M^-1 W' with M = W'W + sigma^2 I.
+    The other dimensions are not used: W = 0, std = 1.
+    """
+    mean, covariance = moments(images)
+    eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
+    variance = beta * SQUARED_ERROR_VARIANCE
+    used = eigenvalues.flip(0)[:latent_dim].clamp(min=variance)
+    decoder = eigenvectors.flip(1)[:, :latent_dim] * (used - variance).sqrt()
+    encoder = decoder.T / used[:, None]
+    return LinearVAE(decoder, mean, encoder, -encoder @ mean, (variance / used).sqrt())
+
+
+def closed_form_terms(model: LinearVAE, images: Tensor) -> tuple[float, float]:
+    """Recon and KL of a linear VAE, means over uint8 images, with the expectation over z in closed form.
+
+    E_q ||x - W z - b||^2 = ||x - W m(x) - b||^2 + sum_l std_l^2 ||W_l||^2, m(x) = V x + c.
+    """
+    spread = (model.std.square() * model.decoder.square().sum(0)).sum()
+    recon = kl = 0.0
+    for part in images.flatten(1).split(10_000):
+        x = part.double() / 255
+        mean = x @ model.encoder.T + model.offset
+        recon += float((x - mean @ model.decoder.T - model.bias).square().sum() + spread * len(x))
+        kl += float(kl_to_standard_normal(mean, model.std.expand_as(mean)).sum())
+    return recon / len(images), kl / len(images)
+
+
+def parameters_of(module: LightningModule) -> LinearVAE:
+    """The parameters of a trained ``experiment=ppca`` module; ValueError if it is not that linear model."""
+    (encoder,) = (layer for layer in module.encoder.modules() if isinstance(layer, nn.Linear))
+    (decoder,) = (layer for layer in module.decoder.modules() if isinstance(layer, nn.Linear))
+    if module.encoder.raw_std is None or module.decoder.mean_activation != "identity":
+        raise ValueError("callbacks=ppca: needs posterior.shared_std=true and likelihood.mean_activation=identity")
+    with torch.no_grad():
+        std = module.encoder(torch.zeros(1, 1, 1, encoder.in_features, device=encoder.weight.device)).std[0]
+    weights = (decoder.weight, decoder.bias, encoder.weight, encoder.bias, std)
+    return LinearVAE(*(weight.detach().double() for weight in weights))
+
+
+class ExactOptimum(Callback):
+    """Reports, with the test, the exact optimum computed from the training images, and the model in closed form.
+
+    ``ppca/train_loss`` and ``ppca/test_loss`` are the optimum's; ``closed_form/train_loss``, which can never be below
+    ``ppca/train_loss``, and ``closed_form/test_loss`` are the trained model's, without sampling noise.
+    """
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Computes the four and logs them."""
+        images = trainer.datamodule.images
+        trained = parameters_of(pl_module)
+        beta = pl_module.objective.beta_at(0)
+        exact = optimum(images["train"], pl_module.latent_dim, beta)
+        for name, model in (("ppca", exact), ("closed_form", trained)):
+            for split in ("train", "test"):
+                recon, kl = closed_form_terms(model, images[split])
+                pl_module.log(f"{name}/{split}_loss", recon + beta * kl, batch_size=1)

@@ -1,0 +1,115 @@
+"""What a run ends with: the test, metrics.json, the hyper-parameters in TensorBoard, the final table."""
+
+import logging
+import platform
+import statistics
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Trainer
+from omegaconf import DictConfig, OmegaConf
+
+from vae_lightning import runs
+from vae_lightning.callbacks import Recorder
+from vae_lightning.data import ImageData
+from vae_lightning.module import VAE
+from vae_lightning.trainers import build_trainer
+
+log = logging.getLogger(__name__)
+
+PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "numpy", "vae_lightning")
+TERMS = ("recon", "kl", "neg_elbo")
+
+
+def conclude(cfg: DictConfig, trainer: Trainer, module: VAE, data: ImageData, run: Path) -> None:
+    """Tests best.ckpt on one device and writes metrics.json, TensorBoard's last values and the final table."""
+    recorder = next(callback for callback in trainer.callbacks if isinstance(callback, Recorder))
+    module.load_state_dict(torch.load(run / runs.BEST, weights_only=True, map_location="cpu")["state_dict"])
+    tester = build_trainer(cfg)
+    (test,) = tester.test(module, data, verbose=False)
+    best = recorder.best()
+    rows = recorder.rows[1:] or recorder.rows  # the first epoch also warms up
+    metrics = {name: value for name, value in best.items() if "/" in name} | test
+    metrics |= {
+        "data": data.name,
+        "likelihood": module.decoder.description,
+        "checkpoint": "best",
+        "epoch": int(best["epoch"]),
+        "parameters": sum(parameter.numel() for parameter in module.parameters()),
+        "seconds_per_epoch": statistics.median(row["seconds"] for row in rows),
+        "images_per_second": statistics.median(row["images_per_second"] for row in rows),
+        "versions": ", ".join(
+            [f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in PACKAGES)]
+        ),
+        "revision": revision(),
+        "device": device_name(tester.strategy.root_device),
+    }
+    runs.write_json(run / "metrics.json", metrics)
+    write_tensorboard(cfg, trainer, metrics, test)
+    print(table(cfg, metrics, data, run))
+
+
+def revision() -> str | None:
+    """The commit of the checkout that this code runs from, with -dirty if it was changed; None outside a checkout."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--match="]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError) as error:
+        log.warning("the revision is not recorded: %s", error)
+        return None
+
+
+def device_name(device: torch.device) -> str:
+    """The device as one would name it in a table."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({torch.get_num_threads()} threads)" if device.type == "cpu" else device.type
+
+
+def write_tensorboard(cfg: DictConfig, trainer: Trainer, metrics: dict[str, object], test: dict[str, float]) -> None:
+    """The test terms as scalars at the last step, and one hparams summary that shows the final metrics."""
+    from torch.utils.tensorboard.summary import hparams
+
+    writer = trainer.logger.experiment
+    for name, value in test.items():
+        writer.add_scalar(name, value, trainer.global_step)
+    scores = {name: value for name, value in metrics.items() if "/" in name}
+    for summary in hparams(flatten(OmegaConf.to_container(cfg, resolve=True)), scores):
+        writer.file_writer.add_summary(summary)
+    writer.flush()
+
+
+def flatten(node: dict[str, object], prefix: str = "") -> dict[str, object]:
+    """Dotted key -> value for the values that someone may want to compare; classes and nothing are left out."""
+    flat: dict[str, object] = {}
+    for key, value in node.items():
+        if isinstance(value, dict) and key not in ("hydra", "encoder", "decoder", "network", "dataset"):
+            flat |= flatten(value, f"{prefix}{key}.")
+        elif isinstance(value, int | float | str | list) and not key.startswith("_"):
+            flat[prefix + key] = str(value) if isinstance(value, list) else value
+    return flat
+
+
+def table(cfg: DictConfig, metrics: dict[str, object], data: ImageData, run: Path) -> str:
+    """The final table."""
+    lines = ["", f"{'nats per image':<12}{'recon':>12}{'KL':>12}{'-ELBO':>12}"]
+    for split, name in (("val", "validation"), ("test", "test")):
+        if f"{split}/recon" in metrics:
+            lines.append(f"{name:<14}" + "".join(f"{metrics[f'{split}/{term}']:>12.3f}" for term in TERMS)[2:])
+    sizes = ", ".join(f"{data.images_in(split):,} {split}" for split in ("train", "val", "test"))
+    instead = f"; NOT {cfg.data.instead_of}, whose files were not found" if cfg.data.get("instead_of") else ""
+    lines += [
+        "",
+        f"data         {data.name} ({sizes}){instead}",
+        f"recon        {metrics['likelihood']}; weights of best.ckpt, epoch {metrics['epoch']}",
+        f"speed        {metrics['seconds_per_epoch']:.2f} seconds per epoch on {metrics['device']}",
+        f"run folder   {run}",
+        f"TensorBoard  tensorboard --logdir {run}",
+    ]
+    others = [name for name in metrics if "/" in name and name.split("/")[0] not in ("train", "val", "test")]
+    return "\n".join(lines + [f"{name:<40} {metrics[name]:.4f}" for name in others])

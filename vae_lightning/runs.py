@@ -1,0 +1,136 @@
+"""A run folder: create it, write into it, read it back. Imports nothing heavy.
+
+Every file is replaced in one step, so that a reader, or a machine that stops, never leaves half of one.
+"""
+
+import csv
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+
+LAST = Path("checkpoints", "last.ckpt")
+BEST = Path("checkpoints", "best.ckpt")
+STATES = ("running", "finished", "interrupted", "failed")
+
+
+class Interrupted(Exception):
+    """The run was asked to stop and has saved what is needed to go on."""
+
+
+def create(folder: Path, exclusive: bool) -> Path:
+    """Makes a run folder and returns its absolute path.
+
+    ``exclusive``: the folder must be new, a suffix -2, -3, ... is added until it is. Otherwise it is taken literally,
+    and may exist if it is empty; ValueError if it is not.
+    """
+    if not exclusive:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ValueError(f"hydra.run.dir={folder}: must be a new or an empty folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    candidate, number = folder, 1
+    while True:
+        try:
+            candidate.mkdir()
+            return candidate.resolve()
+        except FileExistsError:
+            number += 1
+            candidate = folder.with_name(f"{folder.name}-{number}")
+
+
+def replace(path: Path, text: str) -> None:
+    """Writes a text file in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, content: Mapping[str, object]) -> None:
+    """Writes a JSON object in one step."""
+    replace(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Writes a table in one step; its columns are all keys of the rows, in the order in which they come up."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(temporary, path)
+
+
+def write_config(run: Path, cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Writes .hydra/: config.yaml (values only, nothing left to interpolate), hydra.yaml, overrides.yaml."""
+    own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    replace(run / ".hydra" / "config.yaml", OmegaConf.to_yaml(own, resolve=True))
+    replace(run / ".hydra" / "hydra.yaml", OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, "hydra")))
+    replace(run / ".hydra" / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
+
+
+def read_config(run: Path, key: str) -> tuple[DictConfig, list[str]]:
+    """The stored configuration and overrides of a run; ValueError, naming ``key``, where there is none.
+
+    Whatever it says of trust does not count: that is for who reads it to say.
+    """
+    if not (run / ".hydra" / "config.yaml").is_file():
+        raise ValueError(f"{key}={run}: must be a run folder (no .hydra/config.yaml there)")
+    overrides = OmegaConf.load(run / ".hydra" / "overrides.yaml")
+    cfg = OmegaConf.load(run / ".hydra" / "config.yaml")
+    cfg.trust = False
+    return cfg, list(overrides)
+
+
+def set_status(run: Path, state: str, reason: str | None = None) -> None:
+    """Writes status.json: the state, and the reason where it failed."""
+    assert state in STATES
+    write_json(run / "status.json", {"state": state} | ({"reason": reason} if reason else {}))
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """A JSON object, empty where the file is not there."""
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+@contextmanager
+def recorded(run: Path) -> Iterator[None]:
+    """Keeps status.json and train.log of a run while the body trains it; exceptions go on to the caller."""
+    handler = logging.FileHandler(run / "train.log")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("vae_lightning")
+    logger.addHandler(handler)
+    set_status(run, "running")
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt):
+        set_status(run, "interrupted")
+        logger.info("interrupted")
+        raise
+    except BaseException as error:
+        set_status(run, "failed", f"{type(error).__name__}: {error}")
+        logger.error("failed: %s", error, exc_info=True)
+        raise
+    else:
+        set_status(run, "finished")
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+
+
+class ConsoleHandler(logging.Handler):
+    """Writes log messages to standard error above a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line a message; warnings say that they are."""
+        prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        tqdm.write(prefix + record.getMessage(), file=sys.stderr)

@@ -1,0 +1,27 @@
+"""Learning-rate schedules by optimiser step; ``constant`` needs none."""
+
+import math
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+class Cosine(LambdaLR):
+    """Linear warm-up, then half a cosine down to ``final`` times the learning rate at ``total_steps``.
+
+    lr_t / lr = (t + 1) / (w + 1) for t < w; then final + (1 - final) / 2 * (1 + cos(pi (t - w) / (T - w))).
+    Loshchilov & Hutter 2017, without restarts, https://arxiv.org/abs/1608.03983. A run resumed with more epochs
+    continues on the longer curve: the shape is a function of the step and of ``total_steps``, not of saved state.
+    """
+
+    def __init__(self, optimizer: Optimizer, total_steps: int, warmup_steps: int = 0, final: float = 0.0) -> None:
+        if warmup_steps < 0 or not 0 <= final <= 1:
+            raise ValueError(f"scheduler: warmup_steps={warmup_steps} must be >= 0 and final={final} in [0, 1]")
+
+        def factor(step: int) -> float:
+            if step < warmup_steps:
+                return (step + 1) / (warmup_steps + 1)
+            progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+            return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+        super().__init__(optimizer, factor)

@@ -1,0 +1,151 @@
+"""Train: ``python -m vae_lightning.train key=value ...``. Composes, checks, trains, tests, and says what came out."""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig, OmegaConf
+
+from vae_lightning import cli, config, runs
+
+if TYPE_CHECKING:  # heavy: a command that only prints its help, or starts a sweep, does not need them
+    from lightning.pytorch import Trainer
+
+    from vae_lightning.data import ImageData
+    from vae_lightning.module import VAE
+
+log = logging.getLogger(__name__)
+
+RUN_VARIABLE = "VAE_LIGHTNING_RUN"  # tells the processes that DDP starts which run they belong to
+
+
+def main() -> None:
+    """The command line."""
+    with cli.exit_codes():
+        if RUN_VARIABLE in os.environ and os.environ.get("LOCAL_RANK", "0") != "0":
+            join(Path(os.environ[RUN_VARIABLE]))
+            return
+        args = cli.parse(sys.argv[1:])
+        if any(getattr(args, flag) for flag in cli.HYDRA_ONLY):
+            cli.hydra_main("config", lambda _: None)
+        elif args.multirun:
+            from vae_lightning import sweep
+
+            sweep.run(args)
+        elif resumed := [o for o in args.overrides if o.startswith("resume=") and o != "resume=null"]:
+            others = [o for o in args.overrides if not o.startswith("resume=")]
+            resume(Path(resumed[-1].removeprefix("resume=")), others)
+        else:
+            start(args.overrides, cli.search_path(args))
+
+
+def start(overrides: Sequence[str], search_path: Sequence[str]) -> None:
+    """A new run: everything that can be wrong with the command is found before its folder is made."""
+    with cli.usage(ValueError):
+        cfg = cli.compose("config", [*search_path, *overrides])
+        config.validate(cfg)
+        config.settle(cfg)
+        cfg.trust = True  # a configuration that its user composes may name the user's classes
+        chosen = any(override.startswith("hydra.run.dir=") for override in overrides)
+        if rank() and not chosen:
+            raise ValueError("hydra.run.dir: must be given with accelerator=multi_node, so that all nodes agree on it")
+        parts = prepare(cfg)
+        folder = Path(cfg.hydra.run.dir)
+        run = folder.resolve() if rank() else runs.create(folder, exclusive=not chosen)
+    if not rank():
+        runs.write_config(run, cfg, overrides)
+    fit_and_test(cfg, *parts, run, None)
+
+
+def rank() -> int:
+    """This process's rank among processes that torchrun or SLURM started, 0 where nobody did."""
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
+
+
+def resume(run: Path, overrides: Sequence[str]) -> None:
+    """Goes on with a run, in its folder, from last.ckpt; only trainer.max_epochs may change, and only grow."""
+    with cli.usage(ValueError):
+        cfg, stored = runs.read_config(run, "resume")
+        run = run.resolve()
+        epochs = cfg.trainer.max_epochs
+        for override in overrides:
+            key, _, value = override.partition("=")
+            if key == "trust":
+                cfg.trust = value == "true"
+            elif key == "trainer.max_epochs" and value.isdigit() and int(value) >= epochs:
+                cfg.trainer.max_epochs = int(value)
+            elif override not in stored:
+                raise ValueError(
+                    f"{override}: must not change on resume; only trainer.max_epochs may, to more than {epochs}"
+                )
+        state = runs.read_json(run / "status.json").get("state")
+        if state == "finished" and cfg.trainer.max_epochs == epochs:
+            print(f"{run} is finished: {epochs} epochs. To go on: resume={run} trainer.max_epochs={2 * epochs}")
+            return
+        config.validate(cfg)
+        parts = prepare(cfg)
+    if cfg.trainer.max_epochs > epochs:
+        runs.replace(run / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg))
+    checkpoint = run / runs.LAST
+    fit_and_test(cfg, *parts, run, checkpoint if checkpoint.is_file() else None)
+
+
+def join(run: Path) -> None:
+    """Rank 1 and above of a run that rank 0 has started: trains with it and leaves the rest to it."""
+    cfg, _ = runs.read_config(run, RUN_VARIABLE)
+    cfg.trust = True  # rank 0 has checked the same configuration
+    module, data = prepare(cfg)
+    checkpoint = run / runs.LAST
+    try:
+        fit(cfg, module, data, run, checkpoint if os.environ.get(RUN_VARIABLE + "_RESUMES") else None)
+    except runs.Interrupted:
+        sys.exit(0)  # rank 0 reports it; another code would make Lightning kill rank 0 before it has
+
+
+def prepare(cfg: DictConfig) -> tuple["VAE", "ImageData"]:
+    """The data (fallen back on if need be, which cfg then says) and the initial model; ValueError for what is wrong."""
+    from vae_lightning import trainers
+
+    trainers.quiet()
+    data = trainers.build_data(cfg)
+    trainers.build_trainer(cfg)  # refuses what Lightning's Trainer does not take or the machine does not have
+    return trainers.build_module(cfg), data
+
+
+def fit_and_test(cfg: DictConfig, module: "VAE", data: "ImageData", run: Path, checkpoint: Path | None) -> None:
+    """Trains, tests the best weights on rank 0, writes what came out."""
+    from vae_lightning import results
+
+    if rank():
+        fit(cfg, module, data, run, checkpoint)
+        return
+    try:
+        with runs.recorded(run):
+            trainer = fit(cfg, module, data, run, checkpoint)
+            results.conclude(cfg, trainer, module, data, run)
+    except (runs.Interrupted, KeyboardInterrupt):
+        print(f"interrupted. To go on: python -m vae_lightning.train resume={run}", file=sys.stderr)
+        raise
+
+
+def fit(cfg: DictConfig, module: "VAE", data: "ImageData", run: Path, checkpoint: Path | None) -> "Trainer":
+    """Trains in this process, and in those that Lightning starts for DDP, which find the run by RUN_VARIABLE."""
+    from vae_lightning import trainers
+
+    before = dict(os.environ)
+    os.environ[RUN_VARIABLE] = str(run)
+    os.environ[RUN_VARIABLE + "_RESUMES"] = "1" if checkpoint else ""
+    trainer = trainers.build_trainer(cfg, run, checkpoint)
+    try:
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    return trainer
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""What a configuration stands for: the data, the LightningModule, the Trainer."""
+
+import inspect
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from vae_lightning import datasets, rng
+from vae_lightning.build import find_class, instantiate
+from vae_lightning.callbacks import Interrupt, Progress, Recorder
+from vae_lightning.data import ImageData
+from vae_lightning.module import VAE
+
+log = logging.getLogger(__name__)
+
+
+def quiet() -> None:
+    """Leaves out Lightning's notices about what this package decides itself."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)` is deprecated")
+
+
+def plain(node: DictConfig) -> dict[str, Any]:
+    """A part of the configuration as plain Python, which nothing can write back through."""
+    return OmegaConf.to_container(node, resolve=True)
+
+
+def build_data(cfg: DictConfig) -> ImageData:
+    """The image set, or the fallback where its files can neither be found nor downloaded: cfg.data then says so.
+
+    Raises ValueError where there is no fallback either.
+    """
+    dataset = find_class(cfg.data.dataset["_target_"], torch.utils.data.Dataset, cfg.trust)
+    if hasattr(dataset, "resources"):
+        try:
+            datasets.ensure_files(dataset, Path(cfg.data.root), list(cfg.data.mirrors))
+        except OSError as error:
+            fall_back(cfg, error)
+    arguments = plain(cfg.data) | {"_target_": "vae_lightning.data.ImageData", "seed": cfg.seed}
+    for key in ("fallback", "instead_of", "mirrors"):
+        arguments.pop(key, None)
+    return instantiate(arguments, "data", cfg.trust)
+
+
+def fall_back(cfg: DictConfig, error: OSError) -> None:
+    """Turns cfg.data into scikit-learn's digits, with a warning; ValueError where data.fallback=null."""
+    missing = f"{cfg.data.root} has no {cfg.data.name} files and no mirror gave them"
+    if cfg.data.fallback is None:
+        raise ValueError(
+            f"data.root={cfg.data.root}: must hold {cfg.data.name}'s files, as no mirror gave them and"
+            f" data.fallback=null; put the IDX files into {cfg.data.root}/{cfg.data.dataset['_target_'].split('.')[-1]}"
+            f"/raw, set VAE_LIGHTNING_DATA, or allow data.fallback=digits ({error})"
+        )
+    log.warning("%s: training on scikit-learn's digits instead (data.fallback=digits). %s", missing, error)
+    with open_dict(cfg):
+        cfg.data.update(instead_of=cfg.data.name, name="digits", fallback=None, mirrors=[])
+        cfg.data.dataset = {"_target_": "vae_lightning.datasets.Digits", "_partial_": True}
+        cfg.data.val_size = min(cfg.data.val_size, datasets.DIGITS_VAL_SIZE)
+
+
+def build_module(cfg: DictConfig) -> VAE:
+    """The model with its initial weights, which depend on the seed alone."""
+    torch.manual_seed(rng.stream_seed(cfg.seed, "weights"))
+    parts = {name: instantiate(plain(cfg[name]), name, cfg.trust) for name in ("prior", "objective", "optimizer")}
+    scheduler = instantiate(plain(cfg.scheduler), "scheduler", cfg.trust) if cfg.scheduler else None
+    encoder = instantiate(plain(cfg.posterior), "posterior", cfg.trust)
+    decoder = instantiate(plain(cfg.likelihood), "likelihood", cfg.trust)
+    return VAE(encoder, decoder, **parts, scheduler=scheduler, seed=cfg.seed)
+
+
+def build_trainer(cfg: DictConfig, run: Path | None = None, checkpoint: Path | None = None) -> Trainer:
+    """Lightning's Trainer for a run; without a run, one that checks and tests on one device and leaves no trace.
+
+    Raises ValueError for what the Trainer does not take and for a device that the machine does not have.
+    """
+    arguments = plain(cfg.trainer) | plain(cfg.accelerator)
+    arguments |= {
+        "num_sanity_val_steps": 0,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "use_distributed_sampler": False,  # the data module shards, without repeating images
+        "log_every_n_steps": 1,  # everything is logged at the end of an epoch, however short it is
+        "callbacks": list(instantiate(plain(cfg.callbacks), "callbacks", cfg.trust).values()),
+    }
+    if run is None:
+        arguments |= {"devices": 1, "num_nodes": 1, "strategy": "auto", "logger": False, "enable_checkpointing": False}
+    else:
+        recorder = Recorder(run)
+        arguments["callbacks"] += [Progress(), Interrupt(run, recorder), recorder]
+        arguments |= {"logger": tensorboard(run, checkpoint), "default_root_dir": run}
+    try:
+        inspect.signature(Trainer).bind(**arguments)
+        check_device(cfg)
+        return Trainer(**arguments)
+    except (TypeError, MisconfigurationException) as error:
+        raise ValueError(f"trainer: {error}") from error
+
+
+def check_device(cfg: DictConfig) -> None:
+    """Raises ValueError where the accelerator that was asked for is not there, before Lightning would."""
+    kind, devices = cfg.accelerator.accelerator, cfg.trainer.devices
+    have = {"gpu": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if kind in have and have[kind] < devices:
+        raise ValueError(f"trainer.devices={devices}: must be at most {have[kind]}, the {kind} devices of this machine")
+    if cfg.trainer.precision == "16-mixed" and (kind == "cpu" or not (have["gpu"] or have["mps"])):
+        raise ValueError("trainer.precision=16-mixed: must be 32 or bf16-mixed on a CPU")
+
+
+def tensorboard(run: Path, checkpoint: Path | None) -> TensorBoardLogger:
+    """One event file series in run/tensorboard; a resumed run hides what was written after its checkpoint."""
+    purge = torch.load(checkpoint, weights_only=True, mmap=True)["global_step"] if checkpoint else None
+    return TensorBoardLogger(run, name="tensorboard", version="", default_hp_metric=False, purge_step=purge)
