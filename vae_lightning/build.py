@@ -72,4 +72,4 @@ def instantiate(node: object, key: str, trust: bool) -> Any:  # noqa: ANN401 - w
         signature.bind(**arguments)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{key}: {error}") from error
-    return cls(**arguments)
+    return cls(**arguments)  # what a constructor refuses, it says itself

@@ -30,14 +30,20 @@ class Recorder(Checkpoint):
     def __init__(self, run: Path) -> None:
         self.run = run
         self.rows: list[dict[str, float]] = []
+        self.started = self.trained = 0.0
+        self.elapsed = 0.0  # seconds of an epoch that was interrupted in another process
 
     def state_dict(self) -> dict[str, object]:
-        """The table so far."""
-        return {"rows": self.rows}
+        """The table so far, and the seconds that the current epoch has taken."""
+        return {"rows": self.rows, "elapsed": time.perf_counter() - self.started}
 
     def load_state_dict(self, state_dict: dict[str, object]) -> None:
         """The table of the run that goes on."""
-        self.rows = state_dict["rows"]
+        self.rows, self.elapsed = state_dict["rows"], state_dict["elapsed"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock of an epoch that goes on; on_train_epoch_start follows unless it does."""
+        self.started = self.trained = time.perf_counter() - self.elapsed
 
     def best(self) -> dict[str, float]:
         """The row of best.ckpt."""

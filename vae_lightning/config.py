@@ -39,7 +39,12 @@ RULES: dict[str, tuple[Callable[[object], bool], str]] = {
     "model.hidden_dims": (widths, "a non-empty list of integers >= 1"),
     "model.widths": (widths, "a non-empty list of integers >= 1"),
     "objective.beta": (lambda v: number(v, 0), "a finite number >= 0"),
+    "likelihood.grey": (lambda v: isinstance(v, bool), "true or false"),
+    "posterior.shared_std": (lambda v: isinstance(v, bool), "true or false"),
+    "scheduler.warmup_steps": (lambda v: whole(v, 0), "an integer >= 0"),
+    "scheduler.final": (lambda v: number(v, 0) and v <= 1, "a number from 0 to 1"),
     "optimizer.lr": (lambda v: number(v, 0, strict=True), "a finite number > 0"),
+    "data.root": (lambda v: isinstance(v, str) and v != "", "a folder"),
     "data.batch_size": (lambda v: whole(v, 1), "an integer >= 1"),
     "data.val_size": (lambda v: whole(v, 0), "an integer >= 0"),
     "data.binarization": (lambda v: v in BINARIZATIONS, f"one of {', '.join(BINARIZATIONS)}"),
@@ -53,17 +58,25 @@ RULES: dict[str, tuple[Callable[[object], bool], str]] = {
 }
 
 
-def validate(cfg: DictConfig) -> None:
-    """Raises ValueError, one line with key, value and what is allowed, for the first thing that is wrong."""
+def check_keys(cfg: DictConfig) -> None:
+    """Raises ValueError for a key that nothing reads, such as one added with a + by mistake."""
     for key in cfg:
         if key not in SECTIONS and key != "hydra":
             raise ValueError(f"{key}: no such key{nearest(key, SECTIONS)}")
-    own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
-    text = OmegaConf.to_yaml(own, resolve=False)
+    text = OmegaConf.to_yaml(own_part(cfg))
     for key in cfg.model:
         if f"${{model.{key}}}" not in text:
             raise ValueError(f"model.{key}: is used by nothing{nearest(key, map(str, cfg.model), but=key)}")
-    plain = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
+
+
+def own_part(cfg: DictConfig) -> DictConfig:
+    """The configuration without Hydra's node."""
+    return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+
+
+def validate(cfg: DictConfig) -> None:
+    """Raises ValueError, one line with key, value and what is allowed, for the first value that is wrong."""
+    plain = OmegaConf.to_container(own_part(cfg), resolve=True, throw_on_missing=True)
     for key, (allowed, expected) in RULES.items():
         section, _, name = key.rpartition(".")
         place = plain[section] if section else plain

@@ -176,9 +176,9 @@ class ImageData(LightningDataModule):
             lambda x, *_: x,
         )
 
-    def val_dataloader(self) -> Batches | list[Batches]:
-        """The validation images, or nothing where there are none."""
-        return self.evaluation_batches("val") if self.images_in("val") else []
+    def val_dataloader(self) -> Batches:
+        """The validation images; not asked for where there are none."""
+        return self.evaluation_batches("val")
 
     def test_dataloader(self) -> Batches:
         """The official test images."""

@@ -110,6 +110,11 @@ class VAE(LightningModule):
         if split == "train":
             self.log("train/beta", self.objective.beta_at(self.global_step), batch_size=1)
 
+    def on_train_start(self) -> None:
+        """Takes the totals of an interrupted epoch to the device; on_train_epoch_start follows unless there is one."""
+        if self.totals is not None:
+            self.totals = self.totals.to(self.device)
+
     def on_train_epoch_start(self) -> None:
         """Starts the epoch; whatever a network draws from the global generator depends on seed, rank and epoch."""
         torch.manual_seed(rng.stream_seed(self.seed, "global", self.global_rank, self.current_epoch))

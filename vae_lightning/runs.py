@@ -15,6 +15,8 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
+from vae_lightning.config import own_part
+
 LAST = Path("checkpoints", "last.ckpt")
 BEST = Path("checkpoints", "best.ckpt")
 STATES = ("running", "finished", "interrupted", "failed")
@@ -24,15 +26,15 @@ class Interrupted(Exception):
     """The run was asked to stop and has saved what is needed to go on."""
 
 
-def create(folder: Path, exclusive: bool) -> Path:
+def create(folder: Path, exclusive: bool, key: str = "hydra.run.dir") -> Path:
     """Makes a run folder and returns its absolute path.
 
     ``exclusive``: the folder must be new, a suffix -2, -3, ... is added until it is. Otherwise it is taken literally,
-    and may exist if it is empty; ValueError if it is not.
+    and may exist if it is empty; ValueError, naming ``key``, if it is not.
     """
     if not exclusive:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ValueError(f"hydra.run.dir={folder}: must be a new or an empty folder")
+            raise ValueError(f"{key}={folder}: must be a new or an empty folder")
         folder.mkdir(parents=True, exist_ok=True)
         return folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -72,8 +74,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
 
 def write_config(run: Path, cfg: DictConfig, overrides: Sequence[str]) -> None:
     """Writes .hydra/: config.yaml (values only, nothing left to interpolate), hydra.yaml, overrides.yaml."""
-    own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
-    replace(run / ".hydra" / "config.yaml", OmegaConf.to_yaml(own, resolve=True))
+    replace(run / ".hydra" / "config.yaml", OmegaConf.to_yaml(own_part(cfg), resolve=True))
     replace(run / ".hydra" / "hydra.yaml", OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, "hydra")))
     replace(run / ".hydra" / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
 

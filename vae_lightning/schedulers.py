@@ -15,9 +15,6 @@ class Cosine(LambdaLR):
     """
 
     def __init__(self, optimizer: Optimizer, total_steps: int, warmup_steps: int = 0, final: float = 0.0) -> None:
-        if warmup_steps < 0 or not 0 <= final <= 1:
-            raise ValueError(f"scheduler: warmup_steps={warmup_steps} must be >= 0 and final={final} in [0, 1]")
-
         def factor(step: int) -> float:
             if step < warmup_steps:
                 return (step + 1) / (warmup_steps + 1)

@@ -46,6 +46,7 @@ def start(overrides: Sequence[str], search_path: Sequence[str]) -> None:
     """A new run: everything that can be wrong with the command is found before its folder is made."""
     with cli.usage(ValueError):
         cfg = cli.compose("config", [*search_path, *overrides])
+        config.check_keys(cfg)
         config.validate(cfg)
         config.settle(cfg)
         cfg.trust = True  # a configuration that its user composes may name the user's classes

@@ -67,13 +67,20 @@ def fall_back(cfg: DictConfig, error: OSError) -> None:
 
 
 def build_module(cfg: DictConfig) -> VAE:
-    """The model with its initial weights, which depend on the seed alone."""
+    """The model with its initial weights, which depend on the seed alone; ValueError for what cannot be built."""
     torch.manual_seed(rng.stream_seed(cfg.seed, "weights"))
     parts = {name: instantiate(plain(cfg[name]), name, cfg.trust) for name in ("prior", "objective", "optimizer")}
-    scheduler = instantiate(plain(cfg.scheduler), "scheduler", cfg.trust) if cfg.scheduler else None
     encoder = instantiate(plain(cfg.posterior), "posterior", cfg.trust)
     decoder = instantiate(plain(cfg.likelihood), "likelihood", cfg.trust)
-    return VAE(encoder, decoder, **parts, scheduler=scheduler, seed=cfg.seed)
+    scheduler = instantiate(plain(cfg.scheduler), "scheduler", cfg.trust) if cfg.scheduler else None
+    module = VAE(encoder, decoder, **parts, scheduler=scheduler, seed=cfg.seed)
+    try:  # once now, so that what they refuse is found before the run has a folder
+        optimizer = module.make_optimizer(module.parameters())
+        if scheduler:
+            scheduler(optimizer, total_steps=1)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"optimizer, scheduler: {error}") from error
+    return module
 
 
 def build_trainer(cfg: DictConfig, run: Path | None = None, checkpoint: Path | None = None) -> Trainer:
@@ -82,6 +89,8 @@ def build_trainer(cfg: DictConfig, run: Path | None = None, checkpoint: Path | N
     Raises ValueError for what the Trainer does not take and for a device that the machine does not have.
     """
     arguments = plain(cfg.trainer) | plain(cfg.accelerator)
+    if cfg.data.val_size == 0:
+        arguments["limit_val_batches"] = 0
     arguments |= {
         "num_sanity_val_steps": 0,
         "enable_progress_bar": False,
@@ -108,6 +117,8 @@ def check_device(cfg: DictConfig) -> None:
     """Raises ValueError where the accelerator that was asked for is not there, before Lightning would."""
     kind, devices = cfg.accelerator.accelerator, cfg.trainer.devices
     have = {"gpu": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if have.get(kind) == 0:
+        raise ValueError(f"accelerator.accelerator={kind}: this machine has no {kind}; must be auto, cpu or ddp_cpu")
     if kind in have and have[kind] < devices:
         raise ValueError(f"trainer.devices={devices}: must be at most {have[kind]}, the {kind} devices of this machine")
     if cfg.trainer.precision == "16-mixed" and (kind == "cpu" or not (have["gpu"] or have["mps"])):
