@@ -95,17 +95,22 @@ def flatten(node: dict[str, object], prefix: str = "") -> dict[str, object]:
     return flat
 
 
+def describe_data(cfg: DictConfig, data: ImageData) -> str:
+    """The images that were used, by their true name, and that they are a fallback if they are."""
+    sizes = ", ".join(f"{data.images_in(split):,} {split}" for split in ("train", "val", "test"))
+    instead = f"; NOT {cfg.data.instead_of}, whose files were not found" if cfg.data.get("instead_of") else ""
+    return f"{data.name} ({sizes}){instead}"
+
+
 def table(cfg: DictConfig, metrics: dict[str, object], data: ImageData, run: Path) -> str:
     """The final table."""
     lines = ["", f"{'nats per image':<12}{'recon':>12}{'KL':>12}{'-ELBO':>12}"]
     for split, name in (("val", "validation"), ("test", "test")):
         if f"{split}/recon" in metrics:
             lines.append(f"{name:<14}" + "".join(f"{metrics[f'{split}/{term}']:>12.3f}" for term in TERMS)[2:])
-    sizes = ", ".join(f"{data.images_in(split):,} {split}" for split in ("train", "val", "test"))
-    instead = f"; NOT {cfg.data.instead_of}, whose files were not found" if cfg.data.get("instead_of") else ""
     lines += [
         "",
-        f"data         {data.name} ({sizes}){instead}",
+        f"data         {describe_data(cfg, data)}",
         f"recon        {metrics['likelihood']}; weights of best.ckpt, epoch {metrics['epoch']}",
         f"speed        {metrics['seconds_per_epoch']:.2f} seconds per epoch on {metrics['device']}",
         f"run folder   {run}",

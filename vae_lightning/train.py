@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # heavy: a command that only prints its help, or starts a swe
     from vae_lightning.data import ImageData
     from vae_lightning.module import VAE
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("vae_lightning.train")  # not __name__: it runs as __main__
 
 RUN_VARIABLE = "VAE_LIGHTNING_RUN"  # tells the processes that DDP starts which run they belong to
 
@@ -125,6 +125,7 @@ def fit_and_test(cfg: DictConfig, module: "VAE", data: "ImageData", run: Path, c
         return
     try:
         with runs.recorded(run):
+            log.info("data: %s", results.describe_data(cfg, data))
             trainer = fit(cfg, module, data, run, checkpoint)
             results.conclude(cfg, trainer, module, data, run)
     except (runs.Interrupted, KeyboardInterrupt):

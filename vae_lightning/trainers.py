@@ -25,6 +25,8 @@ def quiet() -> None:
     """Leaves out Lightning's notices about what this package decides itself."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # the module sums over ranks itself before it logs
+    warnings.filterwarnings("ignore", message="It is recommended to use `self.log.*sync_dist=True")
     warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)` is deprecated")
 
 

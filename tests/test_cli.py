@@ -1,0 +1,297 @@
+"""The command line end to end, in subprocesses: run folders, resume, interruption, DDP, sweeps, errors."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Command
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+SMALL = ("data.val_size=100", "model.latent_dim=3", "model.hidden_dims=[20]", "trainer.max_epochs=2", "accelerator=cpu")
+TERMS = ("loss", "recon", "kl", "neg_elbo")
+FILES = {
+    ".hydra/config.yaml",
+    ".hydra/hydra.yaml",
+    ".hydra/overrides.yaml",
+    "checkpoints/best.ckpt",
+    "checkpoints/last.ckpt",
+    "metrics.csv",
+    "metrics.json",
+    "status.json",
+    "train.log",
+}
+
+
+def files(run: Path) -> set[str]:
+    """Everything in a run folder but TensorBoard's."""
+    inside = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    assert any(name.startswith("tensorboard/events") for name in inside)
+    return {name for name in inside if not name.startswith("tensorboard/")}
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def numbers(run: Path) -> list[dict[str, str]]:
+    """metrics.csv without what is measured with a clock."""
+    clock = ("seconds", "images_per_second")
+    return [{name: value for name, value in row.items() if name not in clock} for row in rows(run / "metrics.csv")]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Bit for bit."""
+    assert numbers(one) == numbers(other)
+    assert all(torch.equal(weights(one)[name], value) for name, value in weights(other).items())
+
+
+@pytest.fixture(scope="module")
+def finished(train: Command, tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A finished run of 4 epochs, and what it printed."""
+    folder = tmp_path_factory.mktemp("finished")
+    result = train(*SMALL, "trainer.max_epochs=4", cwd=folder, data=tiny_root)
+    assert result.returncode == 0, result.stderr
+    (run,) = folder.glob("outputs/*/*")
+    return run, result.stdout
+
+
+def test_a_run_leaves_the_folder_of_the_contract(finished: tuple[Path, str]) -> None:
+    run, _ = finished
+    assert files(run) == FILES
+    assert json.loads((run / "status.json").read_text()) == {"state": "finished"}
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d", f"{run.parent.name}/{run.name}")
+    assert "${" not in (run / ".hydra" / "config.yaml").read_text()
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert {f"{split}/{term}" for split in ("train", "val", "test") for term in TERMS} <= set(metrics)
+    assert metrics["data"] == "mnist"
+    assert metrics["train/beta"] == 1
+    assert metrics["parameters"] == sum(value.numel() for value in weights(run).values())
+    assert set(metrics) >= {"seconds_per_epoch", "images_per_second", "versions", "revision", "device"}
+    assert not any(isinstance(value, dict | list) for value in metrics.values())
+    for row in rows(run / "metrics.csv"):
+        for split in ("train", "val"):
+            recon, kl, neg_elbo = (float(row[f"{split}/{term}"]) for term in ("recon", "kl", "neg_elbo"))
+            assert neg_elbo == pytest.approx(recon + kl, rel=1e-5)
+            assert kl > 0
+
+
+def test_the_final_table_shows_the_numbers_of_metrics_json(finished: tuple[Path, str]) -> None:
+    run, text = finished
+    metrics = json.loads((run / "metrics.json").read_text())
+    for name, split in (("validation", "val"), ("test", "test")):
+        (line,) = (line for line in text.splitlines() if line.startswith(name))
+        assert [float(value) for value in line.split()[1:]] == pytest.approx(
+            [metrics[f"{split}/{term}"] for term in ("recon", "kl", "neg_elbo")], abs=6e-4
+        )
+    assert f"tensorboard --logdir {run}" in text
+    assert "500 train, 100 val, 130 test" in text
+    assert "seconds per epoch" in text
+
+
+def test_tensorboard_holds_each_term_at_each_epoch_and_the_final_metrics(finished: tuple[Path, str]) -> None:
+    run, _ = finished
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    table = rows(run / "metrics.csv")
+    expected = {f"{split}/{term}" for split in ("train", "val", "test") for term in TERMS} | {"train/beta", "epoch"}
+    assert set(events.Tags()["scalars"]) == expected
+    for name in ("train/recon", "train/kl", "val/neg_elbo"):
+        assert [event.value for event in events.Scalars(name)] == pytest.approx([float(row[name]) for row in table])
+        assert [event.step for event in events.Scalars(name)] == [int(row["step"]) - 1 for row in table]
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert [event.value for event in events.Scalars("test/kl")] == pytest.approx([metrics["test/kl"]])
+    plugin = events.summary_metadata
+    assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= set(plugin)
+    assert not [path for path in (run / "tensorboard").iterdir() if path.is_dir()]
+
+
+def test_checkpoints_load_without_pickle_and_best_is_the_best_epoch(finished: tuple[Path, str]) -> None:
+    run, _ = finished
+    best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    assert all(name.split(".")[0] in ("encoder", "decoder", "prior", "objective") for name in best["state_dict"])
+    lowest = min(rows(run / "metrics.csv"), key=lambda row: float(row["val/neg_elbo"]))
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert best["epoch"] + 1 == int(lowest["epoch"]) == metrics["epoch"]
+    assert metrics["val/neg_elbo"] == float(lowest["val/neg_elbo"])
+
+
+def test_resume_goes_on_bit_for_bit(
+    train: Command, tiny_root: Path, finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert train(*SMALL, f"hydra.run.dir={run}", cwd=tmp_path, data=tiny_root).returncode == 0
+    refused = train(f"resume={run}", "model.latent_dim=4", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: model.latent_dim=4: must not change on resume")
+    fewer = train(f"resume={run}", "trainer.max_epochs=1", cwd=tmp_path)
+    assert fewer.returncode == 2
+    done = train(f"resume={run}", cwd=tmp_path)
+    assert (done.returncode, "is finished" in done.stdout) == (0, True)
+    result = train(f"resume={run}", "trainer.max_epochs=4", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert files(run) == FILES
+    assert_same_run(run, finished[0])
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    steps = [event.step for event in events.Scalars("train/kl")]
+    assert steps == [int(row["step"]) - 1 for row in rows(run / "metrics.csv")]
+
+
+def test_interrupted_within_an_epoch_a_run_goes_on_bit_for_bit(train: Command, tiny_root: Path, tmp_path: Path) -> None:
+    many = (*SMALL[:3], "accelerator=cpu", "trainer.max_epochs=40", "data.batch_size=20", "data.binarization=dynamic")
+    environment = os.environ | {"VAE_LIGHTNING_DATA": str(tiny_root)}
+    command = [sys.executable, "-m", "vae_lightning.train", *many, "hydra.run.dir=cut"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if line.startswith("epoch   3"):
+            process.send_signal(signal.SIGINT)
+            break
+    message = process.stderr.read()
+    assert process.wait() == 130
+    run = tmp_path / "cut"
+    assert json.loads((run / "status.json").read_text()) == {"state": "interrupted"}
+    assert f"python -m vae_lightning.train resume={run}" in message
+    assert "Traceback" not in message
+    step = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert 75 <= step < 40 * 25
+    assert train("resume=cut", cwd=tmp_path).returncode == 0
+    assert train(*many, "hydra.run.dir=whole", cwd=tmp_path, data=tiny_root).returncode == 0
+    assert_same_run(run, tmp_path / "whole")
+
+
+def test_two_processes_make_one_run_and_the_same_evaluation(train: Command, tiny_root: Path, tmp_path: Path) -> None:
+    still = (*SMALL[:4], "optimizer.lr=1e-30", "data.batch_size=90")  # 500 = 5 * 90 + 50: the last batch is ragged
+    two = train(*still, "accelerator=ddp_cpu", "hydra.run.dir=two", cwd=tmp_path, data=tiny_root)
+    assert two.returncode == 0, two.stderr
+    assert train(*still, "accelerator=cpu", "hydra.run.dir=one", cwd=tmp_path, data=tiny_root).returncode == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"one", "two"}
+    assert files(tmp_path / "two") == FILES
+    one, both = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
+    for split in ("val", "test"):
+        for term in TERMS:
+            assert both[f"{split}/{term}"] == pytest.approx(one[f"{split}/{term}"], rel=1e-6)
+    # the same images, other noise: the KL knows no noise, the reconstruction does
+    assert both["train/kl"] == pytest.approx(one["train/kl"], rel=1e-5)
+    assert both["train/recon"] != one["train/recon"]
+    assert both["train/recon"] == pytest.approx(one["train/recon"], rel=0.02)
+
+
+def test_a_sweep_runs_its_jobs_apart_and_goes_on_after_a_failure(
+    train: Command, tiny_root: Path, tmp_path: Path
+) -> None:
+    # lr = 1e30 makes the loss infinite; the callback that notices is the user's own, from their own folder
+    own = tmp_path / "own"
+    (own / "callbacks").mkdir(parents=True)
+    (own / "callbacks" / "strict.yaml").write_text("strict:\n  _target_: mine.Strict\n")
+    (tmp_path / "mine.py").write_text(
+        "from lightning.pytorch import Callback\n\n\nclass Strict(Callback):\n"
+        "    def on_validation_end(self, trainer, pl_module):\n"
+        "        if not float(trainer.callback_metrics['val/loss']) < 1e6:\n"
+        "            raise RuntimeError('the loss exploded')\n"
+    )
+    arguments = ["-m", "--config-dir", str(own), *SMALL, "callbacks=strict"]
+    grid = ["model.latent_dim=2,3", "optimizer.lr=1e-3,1e30"]
+    result = train(*arguments, *grid, "trainer.max_epochs=1", cwd=tmp_path, data=tiny_root)
+    assert result.returncode == 1, result.stderr
+    (sweep,) = tmp_path.glob("outputs/sweeps/*/*")
+    table = rows(sweep / "sweep.csv")
+    assert [(row["model.latent_dim"], row["optimizer.lr"], row["state"]) for row in table] == [
+        ("2", "0.001", "finished"),
+        ("2", "1e+30", "failed"),
+        ("3", "0.001", "finished"),
+        ("3", "1e+30", "failed"),
+    ]
+    jobs = [path.parent for path in sweep.glob("*/status.json")]
+    assert len(jobs) == len({job.name for job in jobs}) == 4
+    assert not (sweep / "status.json").exists()
+    assert "the loss exploded" in result.stderr
+    for row in table:
+        job = sweep / row["folder"]
+        if row["state"] == "finished":
+            assert files(job) == FILES
+            assert float(row["val/neg_elbo"]) == json.loads((job / "metrics.json").read_text())["val/neg_elbo"]
+        else:
+            assert "the loss exploded" in json.loads((job / "status.json").read_text())["reason"]
+    untrusted = train(f"resume={jobs[0]}", "trainer.max_epochs=9", cwd=tmp_path)
+    assert untrusted.returncode == 2
+    assert "mine.Strict" in untrusted.stderr
+    assert "trust=true" in untrusted.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["model.latnt_dim=3"],
+        ["model=mpl"],
+        ["model.latent_dim=0"],
+        ["model.latent_dim"],
+        ["resume=nowhere"],
+        ["-m", "model.latent_dim=2,0"],
+        ["hydra.run.dir=full"],
+        ["data.batch_size=501", *SMALL],
+        ["+trainer.max_epoch=3"],
+        ["+data.extra=1"],
+        ["likelihood.mean_activation=relu"],
+        ["accelerator=gpu", "trainer.devices=1000", "data.batch_size=1000"],
+        ["data=fashion_mnist", "data.fallback=null"],
+    ],
+    ids=" ".join,
+)
+def test_a_mistake_is_one_line_exit_2_and_no_folder(
+    train: Command, tiny_root: Path, tmp_path: Path, arguments: list[str]
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    result = train(*arguments, cwd=tmp_path, data=tiny_root)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ")
+    assert len(result.stderr.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]
+    assert [path.name for path in tmp_path.joinpath("full").iterdir()] == ["file"]
+
+
+def test_without_files_and_network_it_trains_on_digits_and_says_so(train: Command, tmp_path: Path) -> None:
+    result = train("trainer.max_epochs=1", "hydra.run.dir=run", cwd=tmp_path)
+    if (tmp_path / "data" / "MNIST" / "raw" / "train-images-idx3-ubyte").exists():
+        pytest.skip("this machine has a network: MNIST was downloaded")
+    assert result.returncode == 0, result.stderr
+    assert "warning" in result.stderr
+    assert "digits" in result.stderr
+    assert "data         digits (1,438 train, 180 val, 179 test); NOT mnist" in result.stdout
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["data"] == "digits"
+    assert "digits" in (tmp_path / "run" / "train.log").read_text()
+    again = train("resume=run", "trainer.max_epochs=2", cwd=tmp_path)
+    assert again.returncode == 0
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["data"] == "digits"
+
+
+def test_help_and_cfg_answer_without_heavy_imports(train: Command, tmp_path: Path) -> None:
+    for flag in (["--help"], ["--cfg", "job"]):
+        start = time.monotonic()
+        result = train(*flag, "model=conv", cwd=tmp_path)
+        assert result.returncode == 0
+        assert time.monotonic() - start < 5  # about 0.5 s; a machine under load may be slow
+    assert "widths:" in result.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_ppca_reaches_its_exact_optimum_on_mnist(train: Command, mnist_root: Path, tmp_path: Path) -> None:
+    short = ("trainer.max_epochs=10", "accelerator=cpu", "hydra.run.dir=run")
+    result = train("experiment=ppca", "model.latent_dim=2", *short, cwd=tmp_path, data=mnist_root)
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["ppca/test_loss"] == pytest.approx(46.8607, abs=1e-4)
+    assert 0 <= metrics["closed_form/train_loss"] - metrics["ppca/train_loss"] < 0.15
+    assert metrics["test/loss"] == pytest.approx(metrics["ppca/test_loss"], abs=0.15)
+    assert metrics["test/neg_elbo"] == pytest.approx(metrics["closed_form/test_loss"], abs=0.15)

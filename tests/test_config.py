@@ -1,0 +1,171 @@
+"""Composition: every option of every group, every rule, the help page, and classes that may not be named."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from vae_lightning.build import find_class, instantiate
+from vae_lightning.cli import CONF, UsageError, compose
+from vae_lightning.config import RULES, check_keys, settle, validate
+from vae_lightning.sweep import slug
+from vae_lightning.trainers import build_module, build_trainer
+
+GROUPS = {
+    folder.name: sorted(p.stem for p in folder.glob("[!_]*.yaml")) for folder in CONF.iterdir() if folder.is_dir()
+}
+OPTIONS = [(group, option) for group, options in GROUPS.items() for option in options]
+HERE = [("accelerator", option) for option in ("gpu", "mps", "ddp")]  # need devices that a test machine may not have
+
+
+def checked(*overrides: str) -> DictConfig:
+    cfg = compose("config", list(overrides))
+    check_keys(cfg)
+    validate(cfg)
+    cfg.trust = True
+    return cfg
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes_and_instantiates(group: str, option: str) -> None:
+    grey = ["likelihood.grey=true"] if (group, option) == ("likelihood", "bernoulli") else []
+    cfg = checked(f"{group}={option}", *grey)
+    before = OmegaConf.to_yaml(cfg)
+    parts = list(build_module(cfg).named_children())
+    assert [name for name, _ in parts] == ["encoder", "decoder", "prior", "objective"]
+    if (group, option) not in HERE:
+        assert build_trainer(cfg).max_epochs == cfg.trainer.max_epochs
+    assert OmegaConf.to_yaml(cfg) == before
+
+
+@pytest.mark.parametrize(
+    ("model", "likelihood"),
+    itertools.product(GROUPS["model"], ["squared_error", "bernoulli data.binarization=dynamic"]),
+)
+def test_choices_combine(model: str, likelihood: str) -> None:
+    build_module(checked(f"model={model}", *f"likelihood={likelihood}".split(), "scheduler=cosine", "optimizer=adamw"))
+
+
+def test_the_help_page_names_every_option() -> None:
+    page = OmegaConf.load(CONF / "config.yaml").hydra.help.template
+    listed = dict(
+        line.split(maxsplit=1) for line in page.split("Groups (")[1].split("Overrides")[0].splitlines()[1:] if line
+    )
+    for group in set(GROUPS) - {"callbacks", "trainer"}:
+        names = listed[group].replace("none unless given: ", "").split(", ")
+        assert sorted(names) == GROUPS[group], group
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("model.latent_dim=0", "model.latent_dim=0: must be an integer >= 1"),
+        ("model.latent_dim=true", "model.latent_dim=true: must be an integer >= 1"),
+        ("model.hidden_dims=[]", "model.hidden_dims=[]: must be a non-empty list of integers >= 1"),
+        ("model.hidden_dims=[400,0]", "model.hidden_dims=[400, 0]: must be a non-empty list of integers >= 1"),
+        ("objective.beta=-1", "objective.beta=-1: must be a finite number >= 0"),
+        ("objective.beta=inf", "objective.beta=inf: must be a finite number >= 0"),
+        ("optimizer.lr=0", "optimizer.lr=0: must be a finite number > 0"),
+        ("data.batch_size=1.5", "data.batch_size=1.5: must be an integer >= 1"),
+        ("data.binarization=yes", "data.binarization=yes: must be one of none, dynamic, fixed, threshold"),
+        ("data.fallback=cifar", "data.fallback=cifar: must be digits or null"),
+        ("trainer.max_epochs=0", "trainer.max_epochs=0: must be an integer >= 1"),
+        ("trainer.devices=2", "trainer.devices=2: must be 1 unless accelerator is ddp"),
+        ("trainer.precision=8", "trainer.precision=8: must be one of 32, bf16-mixed, 16-mixed"),
+        ("seed=4294967296", "seed=4294967296: must be an integer from 0 to 4294967295, or null"),
+        ("accelerator=ddp_cpu data.batch_size=125", "data.batch_size=125: must be divisible by the 2 processes"),
+        ("likelihood=bernoulli", "likelihood=bernoulli: grey pixels are outside its support"),
+        ("+model.latentdim=3", "model.latentdim: is used by nothing; did you mean latent_dim?"),
+        ("+sead=3", "sead: no such key; did you mean seed?"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_what_is_allowed(override: str, expected: str) -> None:
+    with pytest.raises(ValueError, match=r".") as error:
+        checked(*override.split())
+    assert str(error.value).startswith(expected)
+
+
+def test_every_rule_is_about_a_key_that_exists() -> None:
+    cfgs = [compose("config", [f"{group}={option}"]) for group, option in OPTIONS]
+    for key in RULES:
+        assert any(OmegaConf.select(cfg, key, default="missing") != "missing" for cfg in cfgs), key
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("model.latnt_dim=3", "model.latnt_dim: no such key; did you mean model.latent_dim?"),
+        ("modle=mlp", "modle: no such key; did you mean model?"),
+        ("model=mpl", "model=mpl: must be one of conv, linear, mlp; did you mean mlp?"),
+        ("model.latent_dim", "Error parsing override 'model.latent_dim'"),
+    ],
+)
+def test_a_typo_is_one_line_with_the_nearest_name(override: str, expected: str) -> None:
+    with pytest.raises(UsageError) as error:
+        compose("config", [override])
+    assert str(error.value).startswith(expected)
+    assert "\n" not in str(error.value)
+
+
+def test_seed_null_is_drawn_and_seed_zero_is_kept() -> None:
+    seeds = []
+    for override in ("seed=null", "seed=null", "seed=0"):
+        cfg = checked(override)
+        settle(cfg)
+        seeds.append(cfg.seed)
+    assert seeds[2] == 0
+    assert seeds[0] != seeds[1]
+    assert all(0 <= seed < 2**32 for seed in seeds)
+
+
+def test_a_root_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    cfg = checked("data.root=here")
+    settle(cfg)
+    assert cfg.data.root == str(tmp_path / "here")
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "subprocess.Popen",
+        "lightning.pytorch.trainer.trainer.os.system",
+        "torch.nn.modules.module.torch.load",
+        "torch.nn.functional.relu",
+        "torch.optim.Adam",
+        "torch.nn.Missing",
+        "torch.nn",
+        "vae_lightning.runs.Path",
+        "vae_lightning.data.Callable",
+        "nodots",
+    ],
+)
+def test_a_stored_configuration_names_modules_of_known_places_only(target: str) -> None:
+    with pytest.raises(ValueError, match="_target_="):
+        find_class(target, nn.Module, trust=False)
+
+
+def test_trust_lets_a_users_own_class_in_and_the_refusal_says_so() -> None:
+    with pytest.raises(ValueError, match=r"posterior: _target_=zipfile.ZipFile: .*trust=true"):
+        instantiate({"_target_": "zipfile.ZipFile"}, "posterior", trust=False)
+    assert find_class("zipfile.ZipFile", object, trust=True).__name__ == "ZipFile"
+
+
+def test_arguments_that_a_class_does_not_take_are_refused() -> None:
+    with pytest.raises(ValueError, match="objective: got an unexpected keyword argument 'gamma'"):
+        instantiate({"_target_": "vae_lightning.objectives.ELBO", "gamma": 1}, "objective", trust=False)
+
+
+def test_slugs_are_short_safe_and_different() -> None:
+    many = [f"model.some_long_key_{number}=[{number},'a/b']" for number in range(40)]
+    assert len(slug(many)) <= 100
+    assert "/" not in slug(many)
+    assert slug(many) != slug(many[:-1])
+    assert slug(["model.latent_dim=2"]).startswith("latent_dim=2-")
+    assert slug(["a=1", "b=2"]).split("-")[-1] == slug(["b=2", "a=1"]).split("-")[-1]
+    parsed = OverridesParser.create().parse_override(f"hydra.run.dir='{slug(many)}'")
+    assert parsed.value() == slug(many)

@@ -1,0 +1,183 @@
+"""Splits, batches, binarisation, and files that are missing, damaged or downloaded."""
+
+import functools
+import gzip
+import hashlib
+import http.server
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.datasets import MNIST
+
+from vae_lightning.data import Batches, ImageData, binarize
+from vae_lightning.datasets import Digits, ensure_files, stratified_order
+
+
+def image_data(root: Path, **changes: object) -> ImageData:
+    arguments = {
+        "name": "mnist",
+        "dataset": MNIST,
+        "root": str(root),
+        "image_shape": [1, 28, 28],
+        "batch_size": 64,
+        "val_size": 100,
+        "binarization": "none",
+        "seed": 0,
+    }
+    return ImageData(**arguments | changes)
+
+
+def batches(count: int, batch_size: int, rank: int, processes: int, done: int = 0) -> Batches:
+    images = torch.arange(count, dtype=torch.uint8)[:, None, None, None]
+    return Batches(
+        images,
+        batch_size,
+        rank,
+        processes,
+        lambda epoch: torch.arange(count).flip(0) if epoch else torch.arange(count),
+        lambda x, *_: x,
+        lambda: (1, done),
+    )
+
+
+def test_splits_are_disjoint_fixed_and_stratified(tiny_root: Path) -> None:
+    first, second = image_data(tiny_root), image_data(tiny_root, seed=5)
+    assert torch.equal(first.images["val"], second.images["val"])
+    assert (len(first.images["train"]), len(first.images["val"]), len(first.images["test"])) == (500, 100, 130)
+    together = torch.cat([first.images["train"], first.images["val"]]).flatten(1)
+    assert sorted(map(tuple, together.tolist())) == sorted(map(tuple, MNIST(tiny_root).data.flatten(1).tolist()))
+    assert first.labels["val"].bincount().tolist() == [10] * 10
+    assert torch.equal(image_data(tiny_root, val_size=0).images["train"][:, 0], MNIST(tiny_root).data)
+
+
+def test_mnist_has_its_official_sizes(mnist_root: Path) -> None:
+    data = image_data(mnist_root, val_size=5000)
+    assert {split: data.images_in(split) for split in data.images} == {"train": 55_000, "val": 5_000, "test": 10_000}
+    assert torch.equal(data.images["test"][:, 0], MNIST(mnist_root, train=False).data)
+    total = sum(int(data.images[split].long().sum()) for split in ("train", "val"))
+    assert total / 255 / 784 / 60_000 == pytest.approx(0.130660, abs=5e-7)
+
+
+def test_stratified_order_is_a_permutation_whose_prefixes_have_every_label() -> None:
+    labels = torch.tensor([0] * 70 + [1] * 30)
+    order = stratified_order(labels)
+    assert sorted(order.tolist()) == list(range(100))
+    for size in (10, 20, 50):
+        assert abs(int((labels[order[:size]] == 1).sum()) - 0.3 * size) <= 1
+
+
+def test_digits_are_the_1797_scans() -> None:
+    parts = Digits("", train=True), Digits("", train=False)
+    assert [len(part) for part in parts] == [1618, 179]
+    assert parts[0].data.dtype == torch.uint8
+    assert parts[0].data.shape[1:] == (28, 28)
+    assert int(parts[0].data.max()) == 255
+    assert min(parts[1].targets.bincount().tolist()) >= 17
+    seen = {tuple(image.flatten().tolist()) for image in parts[0].data}
+    assert not any(tuple(image.flatten().tolist()) in seen for image in parts[1].data)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+@pytest.mark.parametrize("batch_size", [1, 4, 64])
+def test_every_image_comes_once_whatever_the_processes(processes: int, batch_size: int) -> None:
+    seen = [batch.index for rank in range(processes) for batch in batches(101, batch_size, rank, processes)]
+    assert sorted(torch.cat(seen).tolist()) == list(range(101))
+
+
+def test_batches_hold_the_images_and_their_share_and_go_on_within_an_epoch() -> None:
+    whole = list(batches(10, 4, 0, 2))
+    assert [batch.index.tolist() for batch in whole] == [[9, 7], [5, 3], [1]]
+    assert [batch.share for batch in whole] == [2, 2, 1]
+    assert torch.equal(whole[0].x.flatten(), torch.tensor([9, 7]) / 255)
+    assert [batch.index.tolist() for batch in batches(10, 4, 0, 2, done=1)] == [[5, 3], [1]]
+    assert [batch.index.tolist() for batch in batches(10, 4, 0, 2, done=3)] == [[9, 7], [5, 3], [1]]
+
+
+def test_binarisation(tiny_root: Path) -> None:
+    grey, threshold, fixed, dynamic = (
+        image_data(tiny_root, binarization=kind).images for kind in ("none", "threshold", "fixed", "dynamic")
+    )
+    assert torch.equal(threshold["train"], (grey["train"] / 255 > 0.5).to(torch.uint8) * 255)
+    assert set(fixed["train"].unique().tolist()) == {0, 255}
+    assert torch.equal(fixed["test"], dynamic["test"])
+    assert torch.equal(grey["train"], dynamic["train"])
+    probabilities = grey["test"].double() / 255
+    draws = torch.stack([binarize(grey["test"], number).double() / 255 for number in range(50)])
+    error = (draws.mean() - probabilities.mean()).abs()
+    assert error < 5 * (probabilities * (1 - probabilities)).mean().sqrt() / draws.numel() ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"val_size": 600}, r"data.val_size=600: must be 0 to 599 for mnist"),
+        ({"batch_size": 501}, r"data.batch_size=501: must be 1 to 500 for mnist"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(tiny_root: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        image_data(tiny_root, **changes)
+
+
+def test_damaged_files_are_refused(tmp_path: Path, tiny_root: Path) -> None:
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for file in (tiny_root / "MNIST" / "raw").iterdir():
+        content = file.read_bytes()
+        (raw / file.name).write_bytes(content[: len(content) // 2] if "train-images" in file.name else content)
+    with pytest.raises(ValueError, match=r"data.root=.*damaged"):
+        image_data(tmp_path)
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Iterator[tuple[str, Path, list[str]]]:
+    """A local HTTP server over a folder: its address, the folder, and the paths asked for."""
+    folder, asked = tmp_path / "mirror", []
+    folder.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            asked.append(self.path)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/", folder, asked
+        server.shutdown()
+
+
+def archives(folder: Path) -> list[tuple[str, str]]:
+    """Two gzip files in the folder, as torchvision's classes list theirs."""
+    resources = []
+    for name in ("images.gz", "labels.gz"):
+        (folder / name).write_bytes(gzip.compress(name.encode() * 1000, mtime=0))
+        resources.append((name, hashlib.md5((folder / name).read_bytes()).hexdigest()))
+    return resources
+
+
+def test_download_passes_over_bad_mirrors_and_fetches_once(mirror: tuple[str, Path, list[str]], tmp_path: Path) -> None:
+    address, folder, asked = mirror
+    kind = type("Kind", (), {"mirrors": [address + "missing/", address + "wrong/"], "resources": archives(folder)})
+    (folder / "wrong").mkdir()
+    for name, _ in kind.resources:
+        (folder / "wrong" / name).write_bytes(b"not the file")
+    with ThreadPoolExecutor(4) as pool:  # four at a time, as parallel jobs would
+        list(pool.map(lambda _: ensure_files(kind, tmp_path / "data", [address]), range(4)))
+    raw = tmp_path / "data" / "Kind" / "raw"
+    assert (raw / "images").read_bytes() == b"images.gz" * 1000
+    assert sorted(path.name for path in raw.iterdir()) == [".lock", "images", "labels"]
+    assert sorted(path for path in asked if path.count("/") == 1) == ["/images.gz", "/labels.gz"]
+    asked.clear()
+    ensure_files(kind, tmp_path / "data")
+    assert asked == []
+
+
+def test_download_that_no_mirror_gives_leaves_no_file(mirror: tuple[str, Path, list[str]], tmp_path: Path) -> None:
+    address, folder, _ = mirror
+    kind = type("Kind", (), {"mirrors": [address], "resources": [(archives(folder)[0][0], "0" * 32)]})
+    with pytest.raises(OSError, match="wrong checksum"):
+        ensure_files(kind, tmp_path / "data")
+    assert [path.name for path in (tmp_path / "data" / "Kind" / "raw").iterdir()] == [".lock"]

@@ -1,0 +1,62 @@
+"""Imports point one way, and a command that only answers --help imports nothing heavy."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "vae_lightning"
+HEAVY = {"torch", "torchvision", "lightning", "sklearn", "numpy", "tensorboard"}
+# module -> what it may import beside the standard library; a folder stands for its files
+ALLOWED = {
+    "networks": {"torch"},
+    "distributions": {"torch", "distributions"},
+    "objectives": {"torch", "distributions"},
+    "schedulers": {"torch"},
+    "rng": {"torch"},
+    "datasets": {"torch", "numpy", "sklearn", "filelock"},
+    "data": {"torch", "lightning", "rng", "datasets"},
+    "module": {"torch", "lightning", "rng", "data", "objectives"},
+    "ppca": {"torch", "lightning", "distributions"},
+    "build": {"torch", "lightning"},
+    "config": {"omegaconf"},
+    "runs": {"omegaconf", "tqdm", "config"},
+    "callbacks": {"torch", "lightning", "tqdm", "runs"},
+    "cli": {"hydra", "yaml", "omegaconf", "config", "runs"},
+}
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level names of other packages and of this one's modules that a file imports."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            inside = node.module == "vae_lightning"
+            names |= {f"vae_lightning.{alias.name}" for alias in node.names} if inside else {node.module or ""}
+    tops = {name.split(".")[1] if name.startswith("vae_lightning.") else name.split(".")[0] for name in names}
+    return tops - set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_imports_point_one_way(name: str) -> None:
+    files = list((PACKAGE / name).glob("*.py")) if (PACKAGE / name).is_dir() else [PACKAGE / f"{name}.py"]
+    for file in files:
+        assert imported(file) <= ALLOWED[name], file
+
+
+def test_files_and_functions_are_short() -> None:
+    for file in PACKAGE.rglob("*.py"):
+        assert len(file.read_text().splitlines()) <= 260, file
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno <= 45, f"{file}: {node.name}"
+
+
+@pytest.mark.parametrize("module", ["train", "sweep"])
+def test_a_command_imports_nothing_heavy_before_it_is_needed(module: str) -> None:
+    code = f"import sys, vae_lightning.{module}; print(*sorted({HEAVY!r} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""

@@ -1,0 +1,120 @@
+"""Networks and the LightningModule: gradients, one code path for every split, values that depend on nothing else."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from vae_lightning import data as data_module
+from vae_lightning.cli import compose
+from vae_lightning.data import ImageData
+from vae_lightning.module import VAE
+from vae_lightning.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder, dense
+from vae_lightning.trainers import build_data, build_module, build_trainer
+
+
+def configured(root: Path, *overrides: str) -> DictConfig:
+    cfg = compose("config", [f"data.root={root}", "data.val_size=100", "accelerator=cpu", *overrides])
+    cfg.trust = True
+    return cfg
+
+
+def built(root: Path, *overrides: str) -> tuple[DictConfig, VAE, ImageData]:
+    cfg = configured(root, *overrides)
+    return cfg, build_module(cfg), build_data(cfg)
+
+
+def evaluated(cfg: DictConfig, module: VAE, data: ImageData) -> dict[str, float]:
+    return build_trainer(cfg).test(module, data, verbose=False)[0]
+
+
+def test_shapes_and_widths_of_the_networks() -> None:
+    x, z = torch.rand(3, 1, 28, 28), torch.rand(3, 5)
+    assert MLPEncoder(10, [1, 28, 28], [30, 20])(x).shape == (3, 10)
+    assert MLPDecoder(2, 5, [1, 28, 28], [30, 20])(z).shape == (3, 2, 28, 28)
+    assert ConvEncoder(10, [1, 28, 28], [4, 8], [20])(x).shape == (3, 10)
+    assert ConvDecoder(2, 5, [1, 28, 28], [4, 8], [20])(z).shape == (3, 2, 28, 28)
+    widths = [
+        layer.out_features for layer in MLPDecoder(1, 5, [1, 28, 28], [30, 20]).modules() if hasattr(layer, "bias")
+    ]
+    assert widths == [20, 30, 784]
+
+
+def test_networks_refuse_what_they_cannot_be() -> None:
+    with pytest.raises(ValueError, match=r"model.widths=\[1, 2, 3\]: must be"):
+        ConvEncoder(10, [1, 28, 28], [1, 2, 3], [20])
+    with pytest.raises(ValueError, match=r"model.activation=step: must be one of relu"):
+        dense([2, 2], "step")
+
+
+@pytest.mark.parametrize("posterior", ["posterior.shared_std=false", "posterior.shared_std=true"])
+@pytest.mark.parametrize("likelihood", ["likelihood=squared_error", "likelihood=bernoulli"])
+@pytest.mark.parametrize("model", ["mlp", "conv", "linear"])
+def test_every_parameter_has_a_gradient(tiny_root: Path, model: str, likelihood: str, posterior: str) -> None:
+    pixels = "data.binarization=threshold"
+    module = build_module(configured(tiny_root, f"model={model}", likelihood, posterior, pixels))
+    x = (torch.rand(8, 1, 28, 28) > 0.5).float()
+    module.objective(module(x, torch.randn(1, 8, 16)), 0).mean().backward()
+    for name, parameter in module.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_logged_terms_are_the_means_over_the_images_and_independent_of_the_batch_size(
+    tiny_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg, module, data = built(tiny_root, "objective.beta=3")
+    values = {}
+    for size in (130, 7, 1):
+        monkeypatch.setattr(data_module, "EVALUATION_BATCH_SIZE", size)
+        values[size] = evaluated(cfg, module, data)
+    assert values[7] == pytest.approx(values[130], rel=1e-6)
+    assert values[1] == pytest.approx(values[130], rel=1e-6)
+    x = data.images["test"].float() / 255
+    with torch.no_grad():
+        terms = module(x, module.evaluation_noise["test"])
+    recon, kl = float(terms.recon.mean()), float(terms.kl.mean())
+    expected = {"recon": recon, "kl": kl, "neg_elbo": recon + kl, "loss": recon + 3 * kl}
+    assert values[130] == pytest.approx({f"test/{name}": value for name, value in expected.items()}, rel=1e-5)
+
+
+def test_bfloat16_networks_give_float32_terms_near_the_float32_ones(tiny_root: Path) -> None:
+    _, module, data = built(tiny_root)
+    x, noise = data.images["test"].float() / 255, torch.randn(1, 130, 16)
+    with torch.no_grad():
+        exact = module(x, noise)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rough = module(x, noise)
+    assert rough.recon.dtype == rough.kl.dtype == torch.float32
+    torch.testing.assert_close(rough.recon, exact.recon, rtol=0.02, atol=0)
+    torch.testing.assert_close(rough.kl, exact.kl, rtol=0.1, atol=0.05)
+
+
+def test_the_precision_of_the_configuration_is_used(tiny_root: Path) -> None:
+    exact, rough = (
+        evaluated(*built(tiny_root, f"trainer.precision={precision}")) for precision in ("32", "bf16-mixed")
+    )
+    assert exact != rough
+    assert rough == pytest.approx(exact, rel=0.01)
+
+
+def test_a_step_of_two_processes_has_the_gradient_of_one(tiny_root: Path) -> None:
+    """The mean over ranks of d(sum over their images / share) is the gradient of the mean over the batch of 9."""
+    _, module, _ = built(tiny_root)
+    x, noise = torch.rand(9, 1, 28, 28), torch.randn(1, 9, 16)
+    whole, parts = copy.deepcopy(module), copy.deepcopy(module)
+    whole.objective(whole(x, noise), 0).mean().backward()
+    for rank in range(2):
+        loss = parts.objective(parts(x[rank::2], noise[:, rank::2]), 0).sum() / (9 / 2)
+        (loss / 2).backward()
+    for one, two in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(two.grad, one.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_initial_weights_depend_on_the_seed_alone(tiny_root: Path) -> None:
+    first, again, other = (build_module(configured(tiny_root, f"seed={seed}")).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not any(torch.equal(first[name], other[name]) for name in first)
