@@ -12,12 +12,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Command
+from conftest import Command, write_tiny_mnist
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from vae_lightning import runs
 
 SMALL = ("data.val_size=100", "model.latent_dim=3", "model.hidden_dims=[20]", "trainer.max_epochs=2", "accelerator=cpu")
 TERMS = ("loss", "recon", "kl", "neg_elbo")
 FILES = {
+    ".lock",
     ".hydra/config.yaml",
     ".hydra/hydra.yaml",
     ".hydra/overrides.yaml",
@@ -139,6 +142,9 @@ def test_resume_goes_on_bit_for_bit(
     assert fewer.returncode == 2
     done = train(f"resume={run}", cwd=tmp_path)
     assert (done.returncode, "is finished" in done.stdout) == (0, True)
+    with runs.claim(run):
+        busy = train(f"resume={run}", "trainer.max_epochs=4", cwd=tmp_path)
+    assert (busy.returncode, "must not be running" in busy.stderr) == (2, True)
     result = train(f"resume={run}", "trainer.max_epochs=4", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert files(run) == FILES
@@ -149,7 +155,14 @@ def test_resume_goes_on_bit_for_bit(
 
 
 def test_interrupted_within_an_epoch_a_run_goes_on_bit_for_bit(train: Command, tiny_root: Path, tmp_path: Path) -> None:
-    many = (*SMALL[:3], "accelerator=cpu", "trainer.max_epochs=40", "data.batch_size=20", "data.binarization=dynamic")
+    many = (
+        *SMALL[:3],
+        "accelerator=cpu",
+        "trainer.max_epochs=40",
+        "data.batch_size=20",
+        "data.binarization=dynamic",
+        "scheduler=cosine",
+    )
     environment = os.environ | {"VAE_LIGHTNING_DATA": str(tiny_root)}
     command = [sys.executable, "-m", "vae_lightning.train", *many, "hydra.run.dir=cut"]
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
@@ -272,8 +285,17 @@ def test_without_files_and_network_it_trains_on_digits_and_says_so(train: Comman
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["data"] == "digits"
     assert "digits" in (tmp_path / "run" / "train.log").read_text()
     again = train("resume=run", "trainer.max_epochs=2", cwd=tmp_path)
-    assert again.returncode == 0
+    assert again.returncode == 0, again.stderr
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["data"] == "digits"
+
+
+def test_resume_uses_the_runs_own_data_or_refuses(train: Command, tmp_path: Path) -> None:
+    write_tiny_mnist(tmp_path / "data")
+    assert train(*SMALL, "trainer.max_epochs=1", "hydra.run.dir=run", cwd=tmp_path).returncode == 0
+    (tmp_path / "data").rename(tmp_path / "gone")
+    result = train("resume=run", "trainer.max_epochs=2", cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"error: data.root={tmp_path / 'data'}: must hold mnist's files")
 
 
 def test_help_and_cfg_answer_without_heavy_imports(train: Command, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ ALLOWED = {
     "ppca": {"torch", "lightning", "distributions"},
     "build": {"torch", "lightning"},
     "config": {"omegaconf"},
-    "runs": {"omegaconf", "tqdm", "config"},
+    "runs": {"omegaconf", "tqdm", "filelock", "config"},
     "callbacks": {"torch", "lightning", "tqdm", "runs"},
     "cli": {"hydra", "yaml", "omegaconf", "config", "runs"},
 }

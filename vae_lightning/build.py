@@ -34,7 +34,7 @@ def find_class(target: str, kind: type, trust: bool) -> type:
     Raises ValueError unless it is a class of the kind, and, without trust, one that a TRUSTED package defines; an
     untrusted module is refused before it is imported.
     """
-    module_name, _, class_name = target.rpartition(".")
+    module_name, _, class_name = str(target).rpartition(".")
     if not (trust or within(module_name, TRUSTED)):
         raise ValueError(f"_target_={target}: must be in {', '.join(TRUSTED)}; trust=true if this code is your own")
     try:

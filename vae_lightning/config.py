@@ -79,7 +79,7 @@ def validate(cfg: DictConfig) -> None:
     plain = OmegaConf.to_container(own_part(cfg), resolve=True, throw_on_missing=True)
     for key, (allowed, expected) in RULES.items():
         section, _, name = key.rpartition(".")
-        place = plain[section] if section else plain
+        place = plain.get(section, {}) if section else plain
         if name in place and not allowed(place[name]):
             raise ValueError(f"{key}={show(place[name])}: must be {expected}")
     validate_together(cfg)

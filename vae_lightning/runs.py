@@ -9,9 +9,10 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
@@ -48,6 +49,14 @@ def create(folder: Path, exclusive: bool, key: str = "hydra.run.dir") -> Path:
             candidate = folder.with_name(f"{folder.name}-{number}")
 
 
+def claim(run: Path) -> AbstractContextManager[object]:
+    """Makes this process the only one that trains in the folder until the context ends; ValueError if another does."""
+    try:
+        return FileLock(run / ".lock").acquire(blocking=False)
+    except Timeout as error:
+        raise ValueError(f"resume={run}: must not be running (another process is training there)") from error
+
+
 def replace(path: Path, text: str) -> None:
     """Writes a text file in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,23 +81,29 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     os.replace(temporary, path)
 
 
-def write_config(run: Path, cfg: DictConfig, overrides: Sequence[str]) -> None:
-    """Writes .hydra/: config.yaml (values only, nothing left to interpolate), hydra.yaml, overrides.yaml."""
-    replace(run / ".hydra" / "config.yaml", OmegaConf.to_yaml(own_part(cfg), resolve=True))
-    replace(run / ".hydra" / "hydra.yaml", OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, "hydra")))
+def write_overrides(run: Path, cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Writes .hydra/overrides.yaml, what was typed, and hydra.yaml."""
     replace(run / ".hydra" / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
+    replace(run / ".hydra" / "hydra.yaml", OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, "hydra")))
+
+
+def write_config(run: Path, cfg: DictConfig) -> None:
+    """Writes .hydra/config.yaml: every value, nothing left to interpolate."""
+    replace(run / ".hydra" / "config.yaml", OmegaConf.to_yaml(own_part(cfg), resolve=True))
 
 
 def read_config(run: Path, key: str) -> tuple[DictConfig, list[str]]:
     """The stored configuration and overrides of a run; ValueError, naming ``key``, where there is none.
 
-    Whatever it says of trust does not count: that is for who reads it to say.
+    Whatever it says of trust does not count: that is for who reads it to say. Nor does it fall back on other data than
+    the run was trained on.
     """
     if not (run / ".hydra" / "config.yaml").is_file():
         raise ValueError(f"{key}={run}: must be a run folder (no .hydra/config.yaml there)")
     overrides = OmegaConf.load(run / ".hydra" / "overrides.yaml")
     cfg = OmegaConf.load(run / ".hydra" / "config.yaml")
     cfg.trust = False
+    cfg.data.fallback = None
     return cfg, list(overrides)
 
 
@@ -105,7 +120,7 @@ def read_json(path: Path) -> dict[str, object]:
 
 @contextmanager
 def recorded(run: Path) -> Iterator[None]:
-    """Keeps status.json and train.log of a run while the body trains it; exceptions go on to the caller."""
+    """Keeps status.json and train.log of a run while the body trains it; what is raised goes on to the caller."""
     handler = logging.FileHandler(run / "train.log")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("vae_lightning")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from vae_lightning import cli, config, runs
 
@@ -48,17 +48,25 @@ def start(overrides: Sequence[str], search_path: Sequence[str]) -> None:
         cfg = cli.compose("config", [*search_path, *overrides])
         config.check_keys(cfg)
         config.validate(cfg)
+        chosen = any(override.startswith("hydra.run.dir=") for override in overrides)
+        if cfg.accelerator.num_nodes > 1:
+            check_nodes(cfg, chosen)
         config.settle(cfg)
         cfg.trust = True  # a configuration that its user composes may name the user's classes
-        chosen = any(override.startswith("hydra.run.dir=") for override in overrides)
-        if rank() and not chosen:
-            raise ValueError("hydra.run.dir: must be given with accelerator=multi_node, so that all nodes agree on it")
         parts = prepare(cfg)
         folder = Path(cfg.hydra.run.dir)
         run = folder.resolve() if rank() else runs.create(folder, exclusive=not chosen)
     if not rank():
-        runs.write_config(run, cfg, overrides)
+        runs.write_overrides(run, cfg, overrides)
     fit_and_test(cfg, *parts, run, None)
+
+
+def check_nodes(cfg: DictConfig, chosen: bool) -> None:
+    """Raises ValueError unless processes on several machines can agree on what this run is."""
+    if "RANK" not in os.environ and "SLURM_PROCID" not in os.environ:
+        raise ValueError(f"accelerator.num_nodes={cfg.accelerator.num_nodes}: must be started by torchrun or srun")
+    if not chosen or cfg.seed is None:
+        raise ValueError("accelerator=multi_node: must have hydra.run.dir and a seed given, so that all nodes agree")
 
 
 def rank() -> int:
@@ -88,8 +96,6 @@ def resume(run: Path, overrides: Sequence[str]) -> None:
             return
         config.validate(cfg)
         parts = prepare(cfg)
-    if cfg.trainer.max_epochs > epochs:
-        runs.replace(run / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg))
     checkpoint = run / runs.LAST
     fit_and_test(cfg, *parts, run, checkpoint if checkpoint.is_file() else None)
 
@@ -123,8 +129,11 @@ def fit_and_test(cfg: DictConfig, module: "VAE", data: "ImageData", run: Path, c
     if rank():
         fit(cfg, module, data, run, checkpoint)
         return
+    with cli.usage(ValueError):
+        lock = runs.claim(run)
     try:
-        with runs.recorded(run):
+        with lock, runs.recorded(run):
+            runs.write_config(run, cfg)
             log.info("data: %s", results.describe_data(cfg, data))
             trainer = fit(cfg, module, data, run, checkpoint)
             results.conclude(cfg, trainer, module, data, run)

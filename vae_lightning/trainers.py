@@ -27,6 +27,8 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # the module sums over ranks itself before it logs
     warnings.filterwarnings("ignore", message="It is recommended to use `self.log.*sync_dist=True")
+    # the batches are: their order is a function of the epoch, and they skip what was done
+    warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
     warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)` is deprecated")
 
 
