@@ -20,6 +20,19 @@ from vae_lightning.trainers import build_trainer
 log = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "numpy", "vae_lightning")
+# not shown beside each other in TensorBoard: the same in other words, or of no effect on a result
+UNCOMPARED = (
+    "hydra",
+    "encoder",
+    "decoder",
+    "network",
+    "dataset",
+    "root",
+    "mirrors",
+    "fallback",
+    "image_shape",
+    "trust",
+)
 TERMS = ("recon", "kl", "neg_elbo")
 
 
@@ -88,7 +101,9 @@ def flatten(node: dict[str, object], prefix: str = "") -> dict[str, object]:
     """Dotted key -> value for the values that someone may want to compare; classes and nothing are left out."""
     flat: dict[str, object] = {}
     for key, value in node.items():
-        if isinstance(value, dict) and key not in ("hydra", "encoder", "decoder", "network", "dataset"):
+        if key in UNCOMPARED:
+            continue
+        if isinstance(value, dict):
             flat |= flatten(value, f"{prefix}{key}.")
         elif isinstance(value, int | float | str | list) and not key.startswith("_"):
             flat[prefix + key] = str(value) if isinstance(value, list) else value
