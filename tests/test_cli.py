@@ -154,15 +154,12 @@ def test_resume_goes_on_bit_for_bit(
     assert steps == [int(row["step"]) - 1 for row in rows(run / "metrics.csv")]
 
 
-def test_interrupted_within_an_epoch_a_run_goes_on_bit_for_bit(train: Command, tiny_root: Path, tmp_path: Path) -> None:
-    many = (
-        *SMALL[:3],
-        "accelerator=cpu",
-        "trainer.max_epochs=40",
-        "data.batch_size=20",
-        "data.binarization=dynamic",
-        "scheduler=cosine",
-    )
+@pytest.mark.parametrize("accelerator", ["cpu", "ddp_cpu"])
+def test_interrupted_within_an_epoch_a_run_goes_on_bit_for_bit(
+    train: Command, tiny_root: Path, tmp_path: Path, accelerator: str
+) -> None:
+    length = ("trainer.max_epochs=30", "data.batch_size=20")
+    many = (*SMALL[:3], f"accelerator={accelerator}", *length, "data.binarization=dynamic", "scheduler=cosine")
     environment = os.environ | {"VAE_LIGHTNING_DATA": str(tiny_root)}
     command = [sys.executable, "-m", "vae_lightning.train", *many, "hydra.run.dir=cut"]
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
@@ -177,7 +174,7 @@ def test_interrupted_within_an_epoch_a_run_goes_on_bit_for_bit(train: Command, t
     assert f"python -m vae_lightning.train resume={run}" in message
     assert "Traceback" not in message
     step = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
-    assert 75 <= step < 40 * 25
+    assert 75 <= step < 30 * 25
     assert train("resume=cut", cwd=tmp_path).returncode == 0
     assert train(*many, "hydra.run.dir=whole", cwd=tmp_path, data=tiny_root).returncode == 0
     assert_same_run(run, tmp_path / "whole")
@@ -203,43 +200,57 @@ def test_two_processes_make_one_run_and_the_same_evaluation(train: Command, tiny
 def test_a_sweep_runs_its_jobs_apart_and_goes_on_after_a_failure(
     train: Command, tiny_root: Path, tmp_path: Path
 ) -> None:
-    # lr = 1e30 makes the loss infinite; the callback that notices is the user's own, from their own folder
+    # the callback that makes two of the jobs fail is the user's own, from their own folder
     own = tmp_path / "own"
     (own / "callbacks").mkdir(parents=True)
-    (own / "callbacks" / "strict.yaml").write_text("strict:\n  _target_: mine.Strict\n")
+    (own / "callbacks" / "strict.yaml").write_text("strict:\n  _target_: mine.Strict\n  limit: 0\n")
     (tmp_path / "mine.py").write_text(
         "from lightning.pytorch import Callback\n\n\nclass Strict(Callback):\n"
+        "    def __init__(self, limit):\n"
+        "        self.limit = limit\n\n"
         "    def on_validation_end(self, trainer, pl_module):\n"
-        "        if not float(trainer.callback_metrics['val/loss']) < 1e6:\n"
-        "            raise RuntimeError('the loss exploded')\n"
+        "        if float(trainer.callback_metrics['val/loss']) > self.limit:\n"
+        "            raise RuntimeError('the loss is above the limit')\n"
     )
     arguments = ["-m", "--config-dir", str(own), *SMALL, "callbacks=strict"]
-    grid = ["model.latent_dim=2,3", "optimizer.lr=1e-3,1e30"]
+    grid = ["model.latent_dim=2,3", "callbacks.strict.limit=1e6,0"]
     result = train(*arguments, *grid, "trainer.max_epochs=1", cwd=tmp_path, data=tiny_root)
     assert result.returncode == 1, result.stderr
     (sweep,) = tmp_path.glob("outputs/sweeps/*/*")
     table = rows(sweep / "sweep.csv")
-    assert [(row["model.latent_dim"], row["optimizer.lr"], row["state"]) for row in table] == [
-        ("2", "0.001", "finished"),
-        ("2", "1e+30", "failed"),
-        ("3", "0.001", "finished"),
-        ("3", "1e+30", "failed"),
+    assert [(row["model.latent_dim"], row["callbacks.strict.limit"], row["state"]) for row in table] == [
+        ("2", "1000000.0", "finished"),
+        ("2", "0", "failed"),
+        ("3", "1000000.0", "finished"),
+        ("3", "0", "failed"),
     ]
     jobs = [path.parent for path in sweep.glob("*/status.json")]
     assert len(jobs) == len({job.name for job in jobs}) == 4
     assert not (sweep / "status.json").exists()
-    assert "the loss exploded" in result.stderr
+    assert "the loss is above the limit" in result.stderr
     for row in table:
         job = sweep / row["folder"]
         if row["state"] == "finished":
             assert files(job) == FILES
             assert float(row["val/neg_elbo"]) == json.loads((job / "metrics.json").read_text())["val/neg_elbo"]
         else:
-            assert "the loss exploded" in json.loads((job / "status.json").read_text())["reason"]
+            assert "the loss is above the limit" in json.loads((job / "status.json").read_text())["reason"]
     untrusted = train(f"resume={jobs[0]}", "trainer.max_epochs=9", cwd=tmp_path)
     assert untrusted.returncode == 2
     assert "mine.Strict" in untrusted.stderr
     assert "trust=true" in untrusted.stderr
+
+
+def test_a_loss_that_is_not_finite_fails_the_run_with_the_reason(
+    train: Command, tiny_root: Path, tmp_path: Path
+) -> None:
+    result = train(*SMALL, "optimizer.lr=1e30", "hydra.run.dir=run", cwd=tmp_path, data=tiny_root)
+    assert result.returncode == 1
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert status["state"] == "failed"
+    assert re.match(r"FloatingPointError: (train|val) is not finite in epoch 1: loss", status["reason"])
+    assert status["reason"] in result.stderr
+    assert "Traceback" in (tmp_path / "run" / "train.log").read_text()
 
 
 @pytest.mark.parametrize(
@@ -305,6 +316,8 @@ def test_help_and_cfg_answer_without_heavy_imports(train: Command, tmp_path: Pat
         assert result.returncode == 0
         assert time.monotonic() - start < 5  # about 0.5 s; a machine under load may be slow
     assert "widths:" in result.stdout
+    imported = [sys.executable, "-c", "from vae_lightning.train import main; main()", "--cfg", "job", "model=conv"]
+    assert subprocess.run(imported, cwd=tmp_path, capture_output=True, text=True, check=True).stdout == result.stdout
     assert not list(tmp_path.iterdir())
 
 

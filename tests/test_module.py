@@ -81,6 +81,13 @@ def test_logged_terms_are_the_means_over_the_images_and_independent_of_the_batch
     assert values[130] == pytest.approx({f"test/{name}": value for name, value in expected.items()}, rel=1e-5)
 
 
+def test_more_samples_average_the_reconstruction_and_leave_the_kl(tiny_root: Path) -> None:
+    one, many = (evaluated(*built(tiny_root, f"objective.num_samples={samples}")) for samples in (1, 50))
+    assert many["test/kl"] == one["test/kl"]
+    assert many["test/recon"] != one["test/recon"]
+    assert many["test/recon"] == pytest.approx(one["test/recon"], rel=0.01)
+
+
 def test_bfloat16_networks_give_float32_terms_near_the_float32_ones(tiny_root: Path) -> None:
     _, module, data = built(tiny_root)
     x, noise = data.images["test"].float() / 255, torch.randn(1, 130, 16)

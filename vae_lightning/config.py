@@ -39,6 +39,7 @@ RULES: dict[str, tuple[Callable[[object], bool], str]] = {
     "model.hidden_dims": (widths, "a non-empty list of integers >= 1"),
     "model.widths": (widths, "a non-empty list of integers >= 1"),
     "objective.beta": (lambda v: number(v, 0), "a finite number >= 0"),
+    "objective.num_samples": (lambda v: whole(v, 1), "an integer >= 1"),
     "likelihood.grey": (lambda v: isinstance(v, bool), "true or false"),
     "posterior.shared_std": (lambda v: isinstance(v, bool), "true or false"),
     "scheduler.warmup_steps": (lambda v: whole(v, 0), "an integer >= 0"),

@@ -3,6 +3,7 @@
 Shapes: K samples, B images, L latent dimensions, C H W of an image. All logged values are nats per image.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -26,11 +27,10 @@ class VAE(LightningModule):
         encoder: x (B, C, H, W) -> q(z|x).
         decoder: z (K, B, L) -> p(x|z).
         prior: () -> p(z).
-        objective: (Terms, step) -> loss per image (B,), with ``beta_at(step)``.
+        objective: (Terms, step) -> loss per image (B,); has ``num_samples``, K, and ``beta_at(step)``.
         optimizer: called with the parameters.
         scheduler: called with the optimizer and ``total_steps``; stepped after every optimiser step. None: constant.
         seed: names the training noise; rank and step make it differ between processes and steps.
-        num_samples: K, posterior samples per image.
     """
 
     def __init__(
@@ -42,7 +42,6 @@ class VAE(LightningModule):
         optimizer: Callable[..., Optimizer],
         scheduler: Callable[..., LRScheduler] | None = None,
         seed: int = 0,
-        num_samples: int = 1,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -52,7 +51,6 @@ class VAE(LightningModule):
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
         self.seed = seed
-        self.num_samples = num_samples
         self.latent_dim: int = encoder.latent_dim
         self.totals: Tensor | None = None  # sums of (loss, recon, kl, images) over the epoch so far, on the device
         self.evaluation_noise: dict[str, Tensor] = {}
@@ -65,7 +63,7 @@ class VAE(LightningModule):
 
     def training_step(self, batch: Batch) -> Tensor:
         """Loss summed over this process's images and divided by the images of a process's fair share of the batch."""
-        shape = (self.num_samples, len(batch.index), self.latent_dim)
+        shape = (self.objective.num_samples, len(batch.index), self.latent_dim)
         noise = rng.normal(shape, batch.x.device, self.seed, "noise", self.global_rank, self.global_step)
         return self.account(batch, noise).sum() / batch.share
 
@@ -90,7 +88,7 @@ class VAE(LightningModule):
     def fixed_noise(self, split: str, batch: Batch) -> Tensor:
         """eps (K, B, L) of these images: each has its own, whatever the batch size, the epoch or the process."""
         if split not in self.evaluation_noise:
-            shape = (self.num_samples, self.trainer.datamodule.images_in(split), self.latent_dim)
+            shape = (self.objective.num_samples, self.trainer.datamodule.images_in(split), self.latent_dim)
             noise = rng.normal(shape, "cpu", EVALUATION_SEED, "noise", split)
             self.evaluation_noise[split] = noise.to(self.device)
         return self.evaluation_noise[split][:, batch.index]
@@ -101,12 +99,20 @@ class VAE(LightningModule):
         self.totals = torch.zeros(4, dtype=dtype, device=self.device)
 
     def finish(self, split: str) -> None:
-        """Logs the means over all images of the epoch, of all processes: the only place where terms are reduced."""
-        totals = self.trainer.strategy.reduce(self.totals, reduce_op="sum")
+        """Logs the means over all images of the epoch, of all processes: the only place where terms are reduced.
+
+        Raises FloatingPointError if one is not finite: nothing that comes after it could be trusted.
+        """
+        totals = self.trainer.strategy.reduce(self.totals.clone(), reduce_op="sum")
         loss, recon, kl = (totals[:3] / totals[3]).tolist()
+        if not math.isfinite(loss + recon + kl):
+            values = f"loss {loss}, recon {recon}, kl {kl}"
+            raise FloatingPointError(
+                f"{split} is not finite in epoch {self.current_epoch + 1}: {values}; lower optimizer.lr"
+            )
         terms = {"loss": loss, "recon": recon, "kl": kl, "neg_elbo": recon + kl}
         # Already the same on every rank, so nothing is left to synchronise; batch_size is that of one mean.
-        self.log_dict({f"{split}/{name}": value for name, value in terms.items()}, batch_size=1, rank_zero_only=False)
+        self.log_dict({f"{split}/{name}": value for name, value in terms.items()}, batch_size=1)
         if split == "train":
             self.log("train/beta", self.objective.beta_at(self.global_step), batch_size=1)
 
@@ -143,8 +149,9 @@ class VAE(LightningModule):
         self.finish("test")
 
     def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
-        """The totals belong to an epoch that may go on in another process."""
-        checkpoint["totals"] = self.totals
+        """The totals belong to an epoch that may go on in other processes: each takes up an equal share of them."""
+        strategy = self.trainer.strategy
+        checkpoint["totals"] = strategy.reduce(self.totals.clone(), reduce_op="sum") / self.trainer.world_size
 
     def on_load_checkpoint(self, checkpoint: dict[str, object]) -> None:
         """Takes the totals of an interrupted epoch up again."""

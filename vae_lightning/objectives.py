@@ -33,11 +33,17 @@ def elbo(terms: Terms, beta: float = 1.0) -> Tensor:
 
 
 class ELBO(nn.Module):
-    """The negative beta-ELBO as a configured objective; ``beta`` finite and >= 0."""
+    """The negative beta-ELBO as a configured objective.
 
-    def __init__(self, beta: float = 1.0) -> None:
+    Args:
+        beta: weight of the KL term, finite and >= 0.
+        num_samples: K, posterior samples per image over which recon is averaged.
+    """
+
+    def __init__(self, beta: float = 1.0, num_samples: int = 1) -> None:
         super().__init__()
         self.beta = beta
+        self.num_samples = num_samples
 
     def forward(self, terms: Terms, step: int) -> Tensor:
         """Loss per image, (B,), at this optimiser step."""

@@ -2,6 +2,7 @@
 
 import logging
 import platform
+import shlex
 import statistics
 import subprocess
 from importlib.metadata import version
@@ -13,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vae_lightning import runs
 from vae_lightning.callbacks import Recorder
+from vae_lightning.config import own_part
 from vae_lightning.data import ImageData
 from vae_lightning.module import VAE
 from vae_lightning.trainers import build_trainer
@@ -92,7 +94,7 @@ def write_tensorboard(cfg: DictConfig, trainer: Trainer, metrics: dict[str, obje
     for name, value in test.items():
         writer.add_scalar(name, value, trainer.global_step)
     scores = {name: value for name, value in metrics.items() if "/" in name}
-    for summary in hparams(flatten(OmegaConf.to_container(cfg, resolve=True)), scores):
+    for summary in hparams(flatten(OmegaConf.to_container(own_part(cfg), resolve=True)), scores):
         writer.file_writer.add_summary(summary)
     writer.flush()
 
@@ -129,7 +131,7 @@ def table(cfg: DictConfig, metrics: dict[str, object], data: ImageData, run: Pat
         f"recon        {metrics['likelihood']}; weights of best.ckpt, epoch {metrics['epoch']}",
         f"speed        {metrics['seconds_per_epoch']:.2f} seconds per epoch on {metrics['device']}",
         f"run folder   {run}",
-        f"TensorBoard  tensorboard --logdir {run}",
+        f"TensorBoard  tensorboard --logdir {shlex.quote(str(run))}",
     ]
     others = [name for name in metrics if "/" in name and name.split("/")[0] not in ("train", "val", "test")]
     return "\n".join(lines + [f"{name:<40} {metrics[name]:.4f}" for name in others])

@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -115,4 +116,4 @@ def table(rows: Sequence[dict[str, object]], sweep: Path) -> str:
     cells = [[f"{value:.3f}" if isinstance(value, float) else str(value) for value in line] for line in values]
     sizes = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
     lines = ["  ".join(map(str.rjust, line, sizes)) for line in [names, *cells]]
-    return "\n".join(["", *lines, "", f"{sweep / 'sweep.csv'}", f"tensorboard --logdir {sweep}"])
+    return "\n".join(["", *lines, "", f"{sweep / 'sweep.csv'}", f"tensorboard --logdir {shlex.quote(str(sweep))}"])

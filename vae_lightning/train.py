@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -138,7 +139,7 @@ def fit_and_test(cfg: DictConfig, module: "VAE", data: "ImageData", run: Path, c
             trainer = fit(cfg, module, data, run, checkpoint)
             results.conclude(cfg, trainer, module, data, run)
     except (runs.Interrupted, KeyboardInterrupt):
-        print(f"interrupted. To go on: python -m vae_lightning.train resume={run}", file=sys.stderr)
+        print(f"interrupted. To go on: python -m vae_lightning.train resume={shlex.quote(str(run))}", file=sys.stderr)
         raise
 
 
