@@ -158,7 +158,7 @@ def test_resume_goes_on_bit_for_bit(
 def test_interrupted_within_an_epoch_a_run_goes_on_bit_for_bit(
     train: Command, tiny_root: Path, tmp_path: Path, accelerator: str
 ) -> None:
-    length = ("trainer.max_epochs=30", "data.batch_size=20")
+    length = ("trainer.max_epochs=12", "data.batch_size=20")
     many = (*SMALL[:3], f"accelerator={accelerator}", *length, "data.binarization=dynamic", "scheduler=cosine")
     environment = os.environ | {"VAE_LIGHTNING_DATA": str(tiny_root)}
     command = [sys.executable, "-m", "vae_lightning.train", *many, "hydra.run.dir=cut"]
@@ -174,7 +174,7 @@ def test_interrupted_within_an_epoch_a_run_goes_on_bit_for_bit(
     assert f"python -m vae_lightning.train resume={run}" in message
     assert "Traceback" not in message
     step = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
-    assert 75 <= step < 30 * 25
+    assert 75 <= step < 12 * 25
     assert train("resume=cut", cwd=tmp_path).returncode == 0
     assert train(*many, "hydra.run.dir=whole", cwd=tmp_path, data=tiny_root).returncode == 0
     assert_same_run(run, tmp_path / "whole")
@@ -200,7 +200,7 @@ def test_two_processes_make_one_run_and_the_same_evaluation(train: Command, tiny
 def test_a_sweep_runs_its_jobs_apart_and_goes_on_after_a_failure(
     train: Command, tiny_root: Path, tmp_path: Path
 ) -> None:
-    # the callback that makes two of the jobs fail is the user's own, from their own folder
+    # the callback that makes the first job fail is the user's own, from their own folder
     own = tmp_path / "own"
     (own / "callbacks").mkdir(parents=True)
     (own / "callbacks" / "strict.yaml").write_text("strict:\n  _target_: mine.Strict\n  limit: 0\n")
@@ -213,19 +213,17 @@ def test_a_sweep_runs_its_jobs_apart_and_goes_on_after_a_failure(
         "            raise RuntimeError('the loss is above the limit')\n"
     )
     arguments = ["-m", "--config-dir", str(own), *SMALL, "callbacks=strict"]
-    grid = ["model.latent_dim=2,3", "callbacks.strict.limit=1e6,0"]
+    grid = ["model.latent_dim=2", "callbacks.strict.limit=0,1e6"]
     result = train(*arguments, *grid, "trainer.max_epochs=1", cwd=tmp_path, data=tiny_root)
     assert result.returncode == 1, result.stderr
     (sweep,) = tmp_path.glob("outputs/sweeps/*/*")
     table = rows(sweep / "sweep.csv")
     assert [(row["model.latent_dim"], row["callbacks.strict.limit"], row["state"]) for row in table] == [
-        ("2", "1000000.0", "finished"),
         ("2", "0", "failed"),
-        ("3", "1000000.0", "finished"),
-        ("3", "0", "failed"),
+        ("2", "1000000.0", "finished"),
     ]
     jobs = [path.parent for path in sweep.glob("*/status.json")]
-    assert len(jobs) == len({job.name for job in jobs}) == 4
+    assert len(jobs) == len({job.name for job in jobs}) == 2
     assert not (sweep / "status.json").exists()
     assert "the loss is above the limit" in result.stderr
     for row in table:
@@ -264,10 +262,6 @@ def test_a_loss_that_is_not_finite_fails_the_run_with_the_reason(
         ["-m", "model.latent_dim=2,0"],
         ["hydra.run.dir=full"],
         ["data.batch_size=501", *SMALL],
-        ["+trainer.max_epoch=3"],
-        ["+data.extra=1"],
-        ["likelihood.mean_activation=relu"],
-        ["accelerator=gpu", "trainer.devices=1000", "data.batch_size=1000"],
         ["data=fashion_mnist", "data.fallback=null"],
     ],
     ids=" ".join,

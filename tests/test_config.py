@@ -4,6 +4,7 @@ import itertools
 from pathlib import Path
 
 import pytest
+import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -12,6 +13,7 @@ from vae_lightning.build import find_class, instantiate
 from vae_lightning.cli import CONF, UsageError, compose
 from vae_lightning.config import RULES, check_keys, settle, validate
 from vae_lightning.sweep import slug
+from vae_lightning.train import prepare
 from vae_lightning.trainers import build_module, build_trainer
 
 GROUPS = {
@@ -43,7 +45,7 @@ def test_every_option_composes_and_instantiates(group: str, option: str) -> None
 
 @pytest.mark.parametrize(
     ("model", "likelihood"),
-    itertools.product(GROUPS["model"], ["squared_error", "bernoulli data.binarization=dynamic"]),
+    list(itertools.product(GROUPS["model"], ["squared_error", "bernoulli data.binarization=dynamic"])),
 )
 def test_choices_combine(model: str, likelihood: str) -> None:
     build_module(checked(f"model={model}", *f"likelihood={likelihood}".split(), "scheduler=cosine", "optimizer=adamw"))
@@ -108,6 +110,36 @@ def test_a_typo_is_one_line_with_the_nearest_name(override: str, expected: str) 
         compose("config", [override])
     assert str(error.value).startswith(expected)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("+trainer.max_epoch=3", "trainer: got an unexpected keyword argument 'max_epoch'"),
+        ("+trainer.gradient_clip_val=no", "trainer: `gradient_clip_val` should be an int or a float"),
+        ("+data.extra=1", "data: got an unexpected keyword argument 'extra'"),
+        ("+likelihood.extra=1", "likelihood: got an unexpected keyword argument 'extra'"),
+        ("likelihood.mean_activation=relu", "likelihood.mean_activation=relu: must be one of sigmoid, identity"),
+        ("model.activation=step", "model.activation=step: must be one of relu, tanh, silu"),
+        ("optimizer.betas=[2,3]", "optimizer, scheduler: Invalid beta parameter"),
+        (
+            "accelerator=gpu trainer.devices=100",
+            "accelerator.accelerator=gpu: this machine has no",
+        ),
+        ("trainer.precision=16-mixed accelerator=cpu", "trainer.precision=16-mixed: must be 32 or bf16-mixed on a CPU"),
+    ],
+)
+def test_what_only_the_objects_know_is_refused_before_a_run_has_a_folder(
+    tiny_root: Path, override: str, expected: str
+) -> None:
+    strategy = "accelerator.strategy=ddp" if "devices" in override else "accelerator.strategy=auto"
+    cfg = checked(f"data.root={tiny_root}", "data.val_size=100", "data.batch_size=100", *override.split(), strategy)
+    with pytest.raises(ValueError, match=r".") as error:
+        prepare(cfg)
+    gpus = torch.cuda.device_count()
+    if gpus and "gpu" in override:
+        expected = f"trainer.devices=100: must be at most {gpus}"
+    assert str(error.value).startswith(expected)
 
 
 def test_seed_null_is_drawn_and_seed_zero_is_kept() -> None:

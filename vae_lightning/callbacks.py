@@ -70,20 +70,20 @@ class Recorder(Checkpoint):
             "images_per_second": trainer.datamodule.images_in("train") / (trained - self.started),
         }
         self.rows.append(row)
-        self.save(trainer)
+        self.save(trainer, best=row is self.best())
         if trainer.is_global_zero:
             runs.write_csv(self.run / "metrics.csv", self.rows)
-            if row is self.best():
-                temporary = self.run / "checkpoints" / ".best.tmp"
-                shutil.copyfile(self.run / runs.LAST, temporary)
-                os.replace(temporary, self.run / runs.BEST)
             log.info(describe(row, trainer.max_epochs))
 
-    def save(self, trainer: Trainer) -> None:
-        """Replaces last.ckpt in one step; every rank calls it."""
+    def save(self, trainer: Trainer, best: bool = False) -> None:
+        """Replaces last.ckpt in one step, best.ckpt before it so that it is never behind; every rank calls it."""
         temporary = self.run / "checkpoints" / ".last.tmp"
         trainer.save_checkpoint(temporary)
         if trainer.is_global_zero:
+            if best:
+                copy = temporary.with_name(".best.tmp")
+                shutil.copyfile(temporary, copy)
+                os.replace(copy, self.run / runs.BEST)
             os.replace(temporary, self.run / runs.LAST)
 
 

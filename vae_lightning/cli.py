@@ -16,7 +16,7 @@ import hydra
 import yaml
 from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vae_lightning.config import nearest
@@ -56,7 +56,7 @@ def compose(name: str, overrides: list[str]) -> DictConfig:
     """The configuration of a command with its ``hydra`` node; UsageError with the nearest valid name for a typo."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         try:
-            cfg = hydra.compose(name, overrides, return_hydra_config=True)
+            return hydra.compose(name, overrides, return_hydra_config=True)
         except MissingConfigException as error:
             group, _, choice = (error.missing_cfg_file or "").rpartition("/")
             options = [option for option in error.options or [] if option]
@@ -64,10 +64,6 @@ def compose(name: str, overrides: list[str]) -> DictConfig:
             raise UsageError(f"{group}={choice}: {allowed}{nearest(choice, options)}") from error
         except WRONG as error:
             raise UsageError(explain(error, name)) from error
-    OmegaConf.set_readonly(cfg.hydra, False)
-    OmegaConf.resolve(cfg.hydra.run)
-    with open_dict(cfg):
-        return cfg
 
 
 def explain(error: Exception, name: str) -> str:
@@ -76,31 +72,37 @@ def explain(error: Exception, name: str) -> str:
     unknown = re.search(r"Could not override '([^']*)'", text)
     if unknown:
         key = unknown.group(1)
-        return f"{key}: no such key{nearest(key, known_keys(hydra.compose(name)))}"
+        valid = known_keys(OmegaConf.to_container(hydra.compose(name)))
+        return f"{key}: no such key{nearest(key, valid)}"
     return " ".join(text.split("\n\n")[0].split())
 
 
-def known_keys(cfg: DictConfig, prefix: str = "") -> list[str]:
+def known_keys(node: dict[str, object], prefix: str = "") -> list[str]:
     """All dotted keys of a configuration."""
     keys = []
-    for key in cfg:
-        keys.append(prefix + str(key))
-        child = OmegaConf.to_container(cfg, resolve=False)[key]
-        if isinstance(child, dict):
-            keys += known_keys(OmegaConf.create(child), f"{prefix}{key}.")
+    for name, value in node.items():
+        keys.append(prefix + name)
+        if isinstance(value, dict):
+            keys += known_keys(value, f"{prefix}{name}.")
     return keys
+
+
+@contextmanager
+def environment(**variables: str) -> Iterator[None]:
+    """Environment variables for the body; afterwards the environment is as it was, whatever the body did to it."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def hydra_main(name: str, task: Callable[[DictConfig], object]) -> None:
     """Runs Hydra's own entry point: help, --cfg and sweeps. Its errors come as exceptions, not as exits."""
-    previous = os.environ.get("HYDRA_FULL_ERROR")
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    try:
-        with usage():
-            hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
-    finally:
-        if previous is None:
-            del os.environ["HYDRA_FULL_ERROR"]
+    with usage(), environment(HYDRA_FULL_ERROR="1"):
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
 
 
 @contextmanager

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # heavy: a command that only prints its help, or starts a swe
 log = logging.getLogger("vae_lightning.train")  # not __name__: it runs as __main__
 
 RUN_VARIABLE = "VAE_LIGHTNING_RUN"  # tells the processes that DDP starts which run they belong to
+RESUMES_VARIABLE = "VAE_LIGHTNING_RESUMES"  # and, if not empty, that it goes on from last.ckpt
 
 
 def main() -> None:
@@ -108,7 +109,7 @@ def join(run: Path) -> None:
     module, data = prepare(cfg)
     checkpoint = run / runs.LAST
     try:
-        fit(cfg, module, data, run, checkpoint if os.environ.get(RUN_VARIABLE + "_RESUMES") else None)
+        fit(cfg, module, data, run, checkpoint if os.environ.get(RESUMES_VARIABLE) else None)
     except runs.Interrupted:
         sys.exit(0)  # rank 0 reports it; another code would make Lightning kill rank 0 before it has
 
@@ -147,15 +148,9 @@ def fit(cfg: DictConfig, module: "VAE", data: "ImageData", run: Path, checkpoint
     """Trains in this process, and in those that Lightning starts for DDP, which find the run by RUN_VARIABLE."""
     from vae_lightning import trainers
 
-    before = dict(os.environ)
-    os.environ[RUN_VARIABLE] = str(run)
-    os.environ[RUN_VARIABLE + "_RESUMES"] = "1" if checkpoint else ""
     trainer = trainers.build_trainer(cfg, run, checkpoint)
-    try:
+    with cli.environment(**{RUN_VARIABLE: str(run), RESUMES_VARIABLE: "1" if checkpoint else ""}):
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
     return trainer
 
 
