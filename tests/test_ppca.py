@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 from torchvision.datasets import MNIST
 
-from vae_lightning.ppca import LinearVAE, closed_form_terms, moments, optimum
+from vae_lightning.cli import compose
+from vae_lightning.ppca import LinearVAE, closed_form_terms, moments, optimum, parameters_of
+from vae_lightning.trainers import build_module
 
 
 def some_images() -> Tensor:
@@ -59,3 +61,10 @@ def test_mnist(mnist_root: Path, latent_dim: int, recon: float, kl: float, test_
     exact = optimum(MNIST(mnist_root).data, latent_dim)
     assert closed_form_terms(exact, MNIST(mnist_root).data) == pytest.approx((recon, kl), abs=6e-5)
     assert sum(closed_form_terms(exact, MNIST(mnist_root, train=False).data)) == pytest.approx(test_loss, abs=6e-5)
+
+
+@pytest.mark.parametrize("change", ["model=mlp", "posterior.shared_std=false", "likelihood.mean_activation=sigmoid"])
+def test_another_model_has_no_such_optimum(change: str) -> None:
+    cfg = compose("config", ["experiment=ppca", change])
+    with pytest.raises(ValueError, match=r"callbacks=ppca: must be with model=linear"):
+        parameters_of(build_module(cfg))

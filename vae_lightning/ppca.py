@@ -72,10 +72,15 @@ def closed_form_terms(model: LinearVAE, images: Tensor) -> tuple[float, float]:
 
 def parameters_of(module: LightningModule) -> LinearVAE:
     """The parameters of a trained ``experiment=ppca`` module; ValueError if it is not that linear model."""
-    (encoder,) = (layer for layer in module.encoder.modules() if isinstance(layer, nn.Linear))
-    (decoder,) = (layer for layer in module.decoder.modules() if isinstance(layer, nn.Linear))
-    if module.encoder.raw_std is None or module.decoder.mean_activation != "identity":
-        raise ValueError("callbacks=ppca: needs posterior.shared_std=true and likelihood.mean_activation=identity")
+    encoders, decoders = (
+        [layer for layer in part.modules() if isinstance(layer, nn.Linear)] for part in (module.encoder, module.decoder)
+    )
+    shared, activation = getattr(module.encoder, "raw_std", None), getattr(module.decoder, "mean_activation", None)
+    if len(encoders) != 1 or len(decoders) != 1 or shared is None or activation != "identity":
+        raise ValueError(
+            "callbacks=ppca: must be with model=linear, posterior.shared_std=true, likelihood.mean_activation=identity"
+        )
+    (encoder,), (decoder,) = encoders, decoders
     with torch.no_grad():
         std = module.encoder(torch.zeros(1, 1, 1, encoder.in_features, device=encoder.weight.device)).std[0]
     weights = (decoder.weight, decoder.bias, encoder.weight, encoder.bias, std)
@@ -88,6 +93,10 @@ class ExactOptimum(Callback):
     ``ppca/train_loss`` and ``ppca/test_loss`` are the optimum's; ``closed_form/train_loss``, which can never be below
     ``ppca/train_loss``, and ``closed_form/test_loss`` are the trained model's, without sampling noise.
     """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuses another model before it is trained."""
+        parameters_of(pl_module)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Computes the four and logs them."""

@@ -104,7 +104,7 @@ def collect(sweep: Path) -> list[dict[str, object]]:
         metrics = runs.read_json(status.parent / "metrics.json")
         values = dict(override.split("=", 1) for override in overrides if not override.startswith("hydra."))
         state = runs.read_json(status)["state"]
-        scores = {name: metrics[name] for name in COLUMNS if name in metrics}
+        scores = {name: metrics.get(name, "") for name in COLUMNS}
         rows.append(values | {"state": state} | scores | {"folder": status.parent.name})
     return rows
 
