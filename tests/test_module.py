@@ -47,6 +47,8 @@ def test_networks_refuse_what_they_cannot_be() -> None:
         ConvEncoder(10, [1, 28, 28], [1, 2, 3], [20])
     with pytest.raises(ValueError, match=r"model.activation=step: must be one of relu"):
         dense([2, 2], "step")
+    with pytest.raises(ValueError, match=r"model.activation=step: must be one of relu"):
+        ConvEncoder(10, [1, 28, 28], [4, 8], [20], "step")
 
 
 @pytest.mark.parametrize("posterior", ["posterior.shared_std=false", "posterior.shared_std=true"])

@@ -26,6 +26,11 @@ class Batch(NamedTuple):
     share: float  # images of the global batch / processes: what a sum over x is divided by to give a mean
 
 
+def as_they_are(x: Tensor, *_: int) -> Tensor:
+    """x (B, C, H, W) of a batch, not binarised at each step."""
+    return x
+
+
 class Batches:
     """Batches of one split for one process: ``images`` (N, C, H, W) uint8 in the order that ``order(epoch)`` gives.
 
@@ -40,7 +45,7 @@ class Batches:
         rank: int,
         processes: int,
         order: Callable[[int], Tensor],
-        pixels: Callable[[Tensor, int, int], Tensor],
+        pixels: Callable[[Tensor, int, int], Tensor] = as_they_are,
         position: Callable[[], tuple[int, int]] = lambda: (0, 0),
     ) -> None:
         self.images, self.batch_size, self.rank, self.processes = images, batch_size, rank, processes
@@ -161,7 +166,7 @@ class ImageData(LightningDataModule):
             self.trainer.global_rank,
             self.trainer.world_size,
             self.shuffled,
-            self.drawn if self.binarization == "dynamic" else lambda x, *_: x,
+            self.drawn if self.binarization == "dynamic" else as_they_are,
             lambda: (loop.epoch_progress.current.processed, loop.epoch_loop.batch_progress.current.ready),
         )
 
@@ -173,7 +178,6 @@ class ImageData(LightningDataModule):
             self.trainer.global_rank,
             self.trainer.world_size,
             lambda _: torch.arange(self.images_in(split)),
-            lambda x, *_: x,
         )
 
     def val_dataloader(self) -> Batches:

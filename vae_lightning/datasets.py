@@ -21,7 +21,6 @@ from torch.utils.data import Dataset
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 10  # for each connection and each read of a download
-DIGITS_VAL_SIZE = 180  # a tenth of the 1,797
 SPLIT_SEED = 20131220  # fixes every split; not the run's seed (the day of arXiv 1312.6114)
 
 

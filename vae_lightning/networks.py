@@ -14,13 +14,18 @@ from torch import Tensor, nn
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU}
 
 
+def activate(name: str) -> nn.Module:
+    """A new activation layer; ValueError for a name that is not in ACTIVATIONS."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"model.activation={name}: must be one of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]()
+
+
 def dense(widths: Sequence[int], activation: str) -> nn.Sequential:
     """Linear layers of the given widths with an activation between them, none after the last."""
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"model.activation={activation}: must be one of {', '.join(ACTIVATIONS)}")
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(widths):
-        layers += [nn.Linear(inputs, outputs), ACTIVATIONS[activation]()]
+        layers += [nn.Linear(inputs, outputs), activate(activation)]
     return nn.Sequential(*layers[:-1])
 
 
@@ -76,7 +81,7 @@ class ConvEncoder(nn.Module):
         channels = [image_shape[0], *widths]
         self.features = nn.Sequential()
         for inputs, out in pairwise(channels):
-            self.features.extend([nn.Conv2d(inputs, out, 4, stride=2, padding=1), ACTIVATIONS[activation]()])
+            self.features.extend([nn.Conv2d(inputs, out, 4, stride=2, padding=1), activate(activation)])
         self.head = dense([channels[-1] * height * width, *hidden_dims, outputs], activation)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -102,7 +107,7 @@ class ConvDecoder(nn.Module):
         self.stem = dense([latent_dim, *reversed(hidden_dims), channels[0] * height * width], activation)
         self.images = nn.Sequential(nn.Unflatten(-1, (channels[0], height, width)))
         for inputs, out in pairwise(channels):
-            self.images.extend([ACTIVATIONS[activation](), nn.ConvTranspose2d(inputs, out, 4, stride=2, padding=1)])
+            self.images.extend([activate(activation), nn.ConvTranspose2d(inputs, out, 4, stride=2, padding=1)])
 
     def forward(self, z: Tensor) -> Tensor:
         """z (B, L) -> (B, outputs * C, H, W)."""

@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "numpy", "vae_lightning")
 # not shown beside each other in TensorBoard: the same in other words, or of no effect on a result
 UNCOMPARED = (
-    "hydra",
     "encoder",
     "decoder",
     "network",
@@ -121,10 +120,10 @@ def describe_data(cfg: DictConfig, data: ImageData) -> str:
 
 def table(cfg: DictConfig, metrics: dict[str, object], data: ImageData, run: Path) -> str:
     """The final table."""
-    lines = ["", f"{'nats per image':<12}{'recon':>12}{'KL':>12}{'-ELBO':>12}"]
+    lines = ["", f"{'nats per image':<14}{'recon':>12}{'KL':>12}{'-ELBO':>12}"]
     for split, name in (("val", "validation"), ("test", "test")):
         if f"{split}/recon" in metrics:
-            lines.append(f"{name:<14}" + "".join(f"{metrics[f'{split}/{term}']:>12.3f}" for term in TERMS)[2:])
+            lines.append(f"{name:<14}" + "".join(f"{metrics[f'{split}/{term}']:>12.3f}" for term in TERMS))
     lines += [
         "",
         f"data         {describe_data(cfg, data)}",

@@ -4,6 +4,7 @@ Every file is replaced in one step, so that a reader, or a machine that stops, n
 """
 
 import csv
+import io
 import json
 import logging
 import os
@@ -61,7 +62,7 @@ def replace(path: Path, text: str) -> None:
     """Writes a text file in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
+    temporary.write_text(text, newline="")
     os.replace(temporary, path)
 
 
@@ -72,13 +73,11 @@ def write_json(path: Path, content: Mapping[str, object]) -> None:
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     """Writes a table in one step; its columns are all keys of the rows, in the order in which they come up."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(temporary, path)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)))
+    writer.writeheader()
+    writer.writerows(rows)
+    replace(path, text.getvalue())
 
 
 def write_overrides(run: Path, cfg: DictConfig, overrides: Sequence[str]) -> None:

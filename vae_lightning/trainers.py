@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from vae_lightning import datasets, rng
 from vae_lightning.build import find_class, instantiate
 from vae_lightning.callbacks import Interrupt, Progress, Recorder
+from vae_lightning.cli import CONF
 from vae_lightning.data import ImageData
 from vae_lightning.module import VAE
 
@@ -64,10 +65,11 @@ def fall_back(cfg: DictConfig, error: OSError) -> None:
             f"/raw, set VAE_LIGHTNING_DATA, or allow data.fallback=digits ({error})"
         )
     log.warning("%s: training on scikit-learn's digits instead (data.fallback=digits). %s", missing, error)
+    other = OmegaConf.load(CONF / "data" / f"{cfg.data.fallback}.yaml")
+    del other["defaults"]  # the same as those of every data set
+    other.update(instead_of=cfg.data.name, mirrors=[], val_size=min(cfg.data.val_size, other.val_size))
     with open_dict(cfg):
-        cfg.data.update(instead_of=cfg.data.name, name="digits", fallback=None, mirrors=[])
-        cfg.data.dataset = {"_target_": "vae_lightning.datasets.Digits", "_partial_": True}
-        cfg.data.val_size = min(cfg.data.val_size, datasets.DIGITS_VAL_SIZE)
+        cfg.data.merge_with(other)
 
 
 def build_module(cfg: DictConfig) -> VAE:
