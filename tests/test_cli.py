@@ -239,6 +239,14 @@ def test_a_sweep_runs_its_jobs_apart_and_goes_on_after_a_failure(
     assert "trust=true" in untrusted.stderr
 
 
+def test_a_sweep_records_why_a_job_was_refused(train: Command, tiny_root: Path, tmp_path: Path) -> None:
+    result = train("-m", *SMALL, "likelihood=bernoulli", "hydra.sweep.dir=sweep", cwd=tmp_path, data=tiny_root)
+    assert result.returncode == 1
+    (row,) = rows(tmp_path / "sweep" / "sweep.csv")
+    assert row["state"] == "failed"
+    assert row["reason"].startswith("likelihood=bernoulli: grey pixels are outside its support")
+
+
 def test_a_loss_that_is_not_finite_fails_the_run_with_the_reason(
     train: Command, tiny_root: Path, tmp_path: Path
 ) -> None:

@@ -31,7 +31,7 @@ def image_data(root: Path, **changes: object) -> ImageData:
     return ImageData(**arguments | changes)
 
 
-def batches(count: int, batch_size: int, rank: int, processes: int, done: int = 0) -> Batches:
+def batches(count: int, batch_size: int, rank: int, processes: int, done: int = 0, **others: object) -> Batches:
     images = torch.arange(count, dtype=torch.uint8)[:, None, None, None]
     return Batches(
         images,
@@ -41,6 +41,7 @@ def batches(count: int, batch_size: int, rank: int, processes: int, done: int = 
         lambda epoch: torch.arange(count).flip(0) if epoch else torch.arange(count),
         lambda x, *_: x,
         lambda: (1, done),
+        **others,
     )
 
 
@@ -95,6 +96,18 @@ def test_batches_hold_the_images_and_their_share_and_go_on_within_an_epoch() -> 
     assert torch.equal(whole[0].x.flatten(), torch.tensor([9, 7]) / 255)
     assert [batch.index.tolist() for batch in batches(10, 4, 0, 2, done=1)] == [[5, 3], [1]]
     assert [batch.index.tolist() for batch in batches(10, 4, 0, 2, done=3)] == [[9, 7], [5, 3], [1]]
+
+
+def test_a_conditional_models_batches_carry_the_labels_of_their_images(tiny_root: Path) -> None:
+    labels = torch.arange(10) * 11
+    chunks = [batches(10, 4, rank, 2, conditions=(labels,)) for rank in range(2)]
+    for batch in (batch for chunk in chunks for batch in chunk):
+        assert torch.equal(batch.condition[0], 11 * batch.index)
+    data = image_data(tiny_root, conditional=True)
+    assert all(torch.equal(data.conditions(split)[0], data.labels[split]) for split in ("train", "val", "test"))
+    assert image_data(tiny_root).conditions("train") == ()
+    brightest = data.images["train"].float().mean(-1)[:, 0].argmax(-1)  # the row of the bar, 3 + 2.4 label
+    assert ((brightest - 3 - 2.4 * data.labels["train"]).abs() < 1).all()
 
 
 def test_binarisation(tiny_root: Path) -> None:

@@ -8,24 +8,34 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "vae_lightning"
-HEAVY = {"torch", "torchvision", "lightning", "sklearn", "numpy", "tensorboard"}
-# module -> what it may import beside the standard library; a folder stands for its files
+HEAVY = {"torch", "torchvision", "lightning", "sklearn", "numpy", "tensorboard", "zuko", "matplotlib"}
+# module -> what it may import beside the standard library; a folder stands for its files but those named themselves
 ALLOWED = {
     "networks": {"torch"},
-    "distributions": {"torch", "distributions"},
-    "objectives": {"torch", "distributions"},
+    "part": {"torch"},
+    "annealing": set(),
+    "distributions": {"torch", "part", "distributions"},
+    "distributions/flows": {"torch", "zuko", "distributions"},
+    "objectives": {"torch", "rng", "part", "annealing", "distributions", "objectives"},
     "schedulers": {"torch"},
     "rng": {"torch"},
     "datasets": {"torch", "numpy", "sklearn", "filelock"},
     "data": {"torch", "lightning", "rng", "datasets"},
-    "module": {"torch", "lightning", "rng", "data", "objectives"},
+    "module": {"torch", "lightning", "rng", "part", "data", "distributions", "objectives"},
     "ppca": {"torch", "lightning", "distributions"},
-    "build": {"torch", "lightning"},
+    "build": {"torch", "lightning", "annealing"},
     "config": {"omegaconf"},
     "runs": {"omegaconf", "tqdm", "filelock", "config"},
     "callbacks": {"torch", "lightning", "tqdm", "runs"},
     "cli": {"hydra", "yaml", "omegaconf", "config", "runs"},
+    "quadrature": {"torch", "numpy"},
+    "posterior_grid": {"torch", "rng", "distributions", "module", "objectives", "quadrature"},
+    "posterior_picture": {"torch", "matplotlib", "distributions", "posterior_grid", "quadrature"},
+    "evaluation": {"torch", "rng", "module"},
+    "identities": {"torch", "rng", "networks", "distributions", "objectives", "quadrature", "identities"},
 }
+# package -> the only module that may import it
+ALONE = {"zuko": "distributions/flows"}
 
 
 def imported(path: Path) -> set[str]:
@@ -41,11 +51,24 @@ def imported(path: Path) -> set[str]:
     return tops - set(sys.stdlib_module_names)
 
 
+def name_of(file: Path) -> str:
+    return file.relative_to(PACKAGE).with_suffix("").as_posix()
+
+
 @pytest.mark.parametrize("name", ALLOWED)
 def test_imports_point_one_way(name: str) -> None:
-    files = list((PACKAGE / name).glob("*.py")) if (PACKAGE / name).is_dir() else [PACKAGE / f"{name}.py"]
+    files = [PACKAGE / f"{name}.py", *(PACKAGE / name).glob("*.py")]
+    files = [file for file in files if file.is_file() and (name_of(file) == name or name_of(file) not in ALLOWED)]
+    assert files, f"no module {name}"
     for file in files:
         assert imported(file) <= ALLOWED[name], file
+
+
+@pytest.mark.parametrize("package", ALONE)
+def test_a_package_behind_one_module_is_imported_by_no_other(package: str) -> None:
+    assert [name_of(file) for file in PACKAGE.rglob("*.py") if package in imported(file)] == [ALONE[package]]
+    code = f"import sys, vae_lightning.objectives; print({package!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 def test_files_and_functions_are_short() -> None:
@@ -56,7 +79,7 @@ def test_files_and_functions_are_short() -> None:
                 assert node.end_lineno - node.lineno <= 45, f"{file}: {node.name}"
 
 
-@pytest.mark.parametrize("module", ["train", "sweep"])
+@pytest.mark.parametrize("module", ["train", "sweep", "evaluate", "verify"])
 def test_a_command_imports_nothing_heavy_before_it_is_needed(module: str) -> None:
     code = f"import sys, vae_lightning.{module}; print(*sorted({HEAVY!r} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""

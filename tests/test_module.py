@@ -53,7 +53,7 @@ def test_networks_refuse_what_they_cannot_be() -> None:
 
 @pytest.mark.parametrize("posterior", ["posterior.shared_std=false", "posterior.shared_std=true"])
 @pytest.mark.parametrize("likelihood", ["likelihood=squared_error", "likelihood=bernoulli"])
-@pytest.mark.parametrize("model", ["mlp", "conv", "linear"])
+@pytest.mark.parametrize("model", ["mlp", "conv", "resnet", "linear"])
 def test_every_parameter_has_a_gradient(tiny_root: Path, model: str, likelihood: str, posterior: str) -> None:
     pixels = "data.binarization=threshold"
     module = build_module(configured(tiny_root, f"model={model}", likelihood, posterior, pixels))
@@ -81,6 +81,17 @@ def test_logged_terms_are_the_means_over_the_images_and_independent_of_the_batch
     recon, kl = float(terms.recon.mean()), float(terms.kl.mean())
     expected = {"recon": recon, "kl": kl, "neg_elbo": recon + kl, "loss": recon + 3 * kl}
     assert values[130] == pytest.approx({f"test/{name}": value for name, value in expected.items()}, rel=1e-5)
+
+
+def test_a_conditional_model_is_evaluated_with_the_labels(tiny_root: Path) -> None:
+    cfg, module, data = built(tiny_root, "model.conditional=true")
+    values = evaluated(cfg, module, data)
+    x, label = data.images["test"].float() / 255, data.labels["test"]
+    with torch.no_grad():
+        right, wrong = (module(x, module.evaluation_noise["test"], each) for each in (label, label.roll(1)))
+    assert values["test/recon"] == pytest.approx(float(right.recon.mean()), rel=1e-5)
+    assert values["test/kl"] == pytest.approx(float(right.kl.mean()), rel=1e-5)
+    assert values["test/kl"] != pytest.approx(float(wrong.kl.mean()), rel=1e-5)
 
 
 def test_more_samples_average_the_reconstruction_and_leave_the_kl(tiny_root: Path) -> None:

@@ -1,4 +1,4 @@
-"""The loss is the seed's, and the bound is a bound: the derivation's identities in float64."""
+"""The loss is the seed's, the bound is a bound, and what bends it does so as said; in float64."""
 
 import math
 
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, distributions
 
 from vae_lightning.distributions import DiagonalNormal, SquaredError, StandardNormal
-from vae_lightning.objectives import ELBO, Terms, elbo
+from vae_lightning.objectives import ELBO, GECO, Capacity, FreeBits, Terms, capacity_bound, elbo, free_bits_bound
 
 BATCH, LATENTS = 7, 3
 
@@ -27,7 +27,7 @@ def some_terms(dtype: torch.dtype, samples: int = 1) -> tuple[Terms, Tensor, Ten
         (torch.rand(BATCH, LATENTS, generator=generator, dtype=torch.float64) + 0.1).to(dtype),
     )
     z = q.rsample(torch.randn(samples, BATCH, LATENTS, generator=generator, dtype=torch.float64).to(dtype))
-    return Terms(SquaredError(mean).recon(x), z, q, StandardNormal()), x, mean, q
+    return Terms(SquaredError(mean).recon(x), z, q, StandardNormal(3)), x, mean, q
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -69,7 +69,7 @@ def test_log_p_is_the_bound_plus_the_kl_to_the_true_posterior() -> None:
     # E_q ||x - W z - b||^2 in closed form stands for the samples
     error = (x - q.mean @ weight.T - bias).square().sum(-1) + (q.std**2 * weight.square().sum(0)).sum(-1)
     recon = error[None]
-    lower_bound = -elbo(Terms(recon, q.mean[None], q, StandardNormal())) - size / 2 * math.log(math.pi)
+    lower_bound = -elbo(Terms(recon, q.mean[None], q, StandardNormal(3))) - size / 2 * math.log(math.pi)
 
     torch.testing.assert_close(lower_bound + gap, log_p, rtol=1e-10, atol=1e-10)
     assert (lower_bound < log_p).all()
@@ -84,3 +84,106 @@ def test_sampled_recon_is_unbiased_for_its_closed_form() -> None:
     recon = SquaredError((z @ weight.T)[:, :, None, None]).recon(x)
     exact = (x[:, 0, 0] - q.mean @ weight.T).square().sum(-1) + (q.std**2 * weight.square().sum(0)).sum(-1)
     assert ((recon.mean(0) - exact).abs() < 5 * recon.std(0) / math.sqrt(len(recon))).all()
+
+
+def test_the_kl_without_a_closed_form_is_the_mean_over_the_samples() -> None:
+    class Shifted(StandardNormal):
+        """A prior that no closed form knows."""
+
+        def log_prob(self, z: Tensor) -> Tensor:
+            return super().log_prob(z - 1)
+
+    known, _, _, q = some_terms(torch.float64, samples=4)
+    terms = Terms(known.recon, known.z, q, Shifted(LATENTS))
+    assert terms.kl.shape == (BATCH,)
+    torch.testing.assert_close(terms.kl, (q.log_prob(terms.z) - StandardNormal(LATENTS).log_prob(terms.z - 1)).mean(0))
+    assert (known.kl >= 0).all()
+    torch.testing.assert_close(known.kl, Terms(known.recon[:1], known.z[:1], q, StandardNormal(LATENTS)).kl)
+
+
+def test_free_bits_of_zero_are_the_elbo_and_many_are_a_constant() -> None:
+    terms, *_ = some_terms(torch.float64, samples=2)
+    torch.testing.assert_close(free_bits_bound(terms, 0.0, 1.5).mean(), elbo(terms, 1.5).mean())
+    torch.testing.assert_close(free_bits_bound(terms, 50.0, 1.5), terms.recon.mean(0) + 1.5 * 50 * LATENTS)
+    assert torch.equal(FreeBits(0.3, beta=1.5)(terms, 7), free_bits_bound(terms, 0.3, 1.5))
+
+
+def test_free_bits_leave_a_dimension_alone_whose_mean_kl_is_below_them() -> None:
+    """Dimension means 0.02 and 2 nats (std 1): with 0.5 free, the first costs 0.5 and has no gradient."""
+    mean = torch.tensor([[0.0, 2.0], [0.28, 2.0]], dtype=torch.float64).requires_grad_()
+    q = DiagonalNormal(mean, torch.ones(2, 2, dtype=torch.float64))
+    loss = free_bits_bound(Terms(torch.zeros(1, 2), mean[None], q, StandardNormal(2)), 0.5)
+    assert loss.tolist() == pytest.approx([2.5, 2.5])
+    loss.mean().backward()
+    assert mean.grad[:, 0].tolist() == [0, 0]
+    torch.testing.assert_close(mean.grad[:, 1], mean.detach()[:, 1] / 2)  # of 1/B sum_b mean^2 / 2
+
+
+@pytest.mark.parametrize("capacity", [0.0, 100.0])
+def test_capacity_pulls_the_mean_kl_towards_it(capacity: float) -> None:
+    terms, _, _, q = some_terms(torch.float64, samples=2)
+    distance = abs(float(terms.kl.mean()) - capacity)
+    torch.testing.assert_close(capacity_bound(terms, capacity, 3.0), terms.recon.mean(0) + 3 * distance)
+    assert torch.equal(Capacity(capacity, 3.0)(terms, 7), capacity_bound(terms, capacity, 3.0))
+    mean = q.mean.clone().requires_grad_()
+    free = Terms(terms.recon, terms.z, DiagonalNormal(mean, q.std), StandardNormal(LATENTS))
+    Capacity(capacity, 3.0)(free, 0).mean().backward()
+    torch.testing.assert_close(mean.grad, (3 if capacity == 0 else -3) * q.mean / BATCH)
+
+
+def with_recon(recon: float) -> Terms:
+    terms, *_ = some_terms(torch.float64)
+    return Terms(torch.full((1, BATCH), recon, dtype=torch.float64), terms.z, terms.posterior, terms.prior)
+
+
+def test_geco_weighs_recon_by_a_multiplier_that_grows_until_the_target_is_met() -> None:
+    """d log lambda = rate * average, average <- smoothing * average + (1 - smoothing) (recon - target) / target."""
+    objective = GECO(target=20.0, rate=0.1, smoothing=0.5).double()
+    terms = with_recon(30.0)
+    torch.testing.assert_close(objective(terms, 0), terms.kl + 10)  # lambda = 1 until after the step
+    assert float(objective.average) == pytest.approx(0.25)
+    assert float(objective.log_multiplier) == pytest.approx(0.025)
+    torch.testing.assert_close(objective(terms, 1), terms.kl + math.exp(0.025) * 10, rtol=1e-6, atol=0)
+    assert float(objective.average) == pytest.approx(0.375)
+    grown = float(objective.log_multiplier)
+    assert grown == pytest.approx(0.0625)
+    assert objective.beta_at(2) == pytest.approx(math.exp(-0.0625))
+    for _ in range(30):
+        objective(with_recon(10.0), 2)
+    assert objective.log_multiplier < grown - 1
+    assert objective.beta_at(2) > 1
+
+
+def test_geco_stands_still_at_its_target_and_in_evaluation() -> None:
+    objective = GECO(target=20.0, rate=0.1, smoothing=0.5).double()
+    for _ in range(5):
+        objective(with_recon(20.0), 0)
+    assert float(objective.log_multiplier) == 0
+    objective.eval()
+    before = {name: value.clone() for name, value in objective.state_dict().items()}
+    value = objective(with_recon(30.0), 0)
+    assert all(torch.equal(before[name], value) for name, value in objective.state_dict().items())
+    assert torch.equal(value, objective(with_recon(30.0), 9))
+
+
+def test_geco_limits_a_step_and_its_multiplier_and_goes_on_from_its_state() -> None:
+    objective = GECO(target=20.0, rate=0.1, smoothing=0.0).double()
+    objective(with_recon(1e6), 0)
+    assert float(objective.log_multiplier) == pytest.approx(0.1)
+    for _ in range(200):
+        objective(with_recon(1e6), 0)
+    assert float(objective.log_multiplier) == 10
+    other = GECO(target=20.0, rate=0.1, smoothing=0.0).double()
+    assert set(other.state_dict()) == {"average", "log_multiplier"}
+    other.load_state_dict(objective.state_dict())
+    assert torch.equal(other(with_recon(30.0), 0), objective(with_recon(30.0), 0))
+
+
+def test_geco_differentiates_the_terms_and_not_the_multiplier() -> None:
+    recon = torch.full((1, BATCH), 30.0, dtype=torch.float64, requires_grad=True)
+    terms = with_recon(30.0)
+    objective = GECO(target=20.0, rate=1.0, smoothing=0.0).double()
+    for expected in (1.0, math.exp(0.5), math.e):
+        loss = objective(Terms(recon, terms.z, terms.posterior, terms.prior), 0).sum()
+        (gradient,) = torch.autograd.grad(loss, recon)
+        torch.testing.assert_close(gradient, torch.full_like(gradient, expected), rtol=1e-6, atol=0)

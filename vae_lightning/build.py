@@ -12,6 +12,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 
+from vae_lightning.annealing import Annealing
+
 TRUSTED = ("vae_lightning", "torch.nn", "torch.optim", "torchvision.datasets", "lightning.pytorch.callbacks")
 # key -> what its class must be; everything else is a Module
 KINDS: dict[str, type] = {
@@ -20,6 +22,7 @@ KINDS: dict[str, type] = {
     "optimizer": Optimizer,
     "scheduler": LRScheduler,
     "callbacks": Callback,
+    "annealing": Annealing,
 }
 
 

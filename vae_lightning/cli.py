@@ -26,6 +26,7 @@ PACKAGE = Path(__file__).resolve().parent
 # inside the wheel, or at the top of a checkout
 CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
 HYDRA_ONLY = ("help", "hydra_help", "cfg", "shell_completion", "info", "experimental_rerun")
+REFUSAL_VARIABLE = "VAE_LIGHTNING_REFUSAL"  # a file for the one line, so that a sweep can record why a job was refused
 WRONG = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 
 
@@ -105,6 +106,21 @@ def hydra_main(name: str, task: Callable[[DictConfig], object]) -> None:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
 
 
+def command(name: str, argv: list[str]) -> DictConfig | None:
+    """The configuration of a command that looks at a run; None if it was only asked for help, which is then printed."""
+    args = parse(argv)
+    if any(getattr(args, flag) for flag in HYDRA_ONLY):
+        hydra_main(name, lambda _: None)
+        return None
+    if args.multirun:
+        raise UsageError("-m: only train sweeps")
+    cfg = compose(name, args.overrides)
+    for key in cfg:
+        if OmegaConf.is_missing(cfg, key):
+            raise UsageError(f"{key}: must be given, as in {key}=outputs/2026-01-31/12-00-00")
+    return cfg
+
+
 @contextmanager
 def exit_codes() -> Iterator[None]:
     """Turns what the body raises into the exit code of the process and one line on standard error."""
@@ -116,6 +132,8 @@ def exit_codes() -> Iterator[None]:
         yield
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
+        if REFUSAL_VARIABLE in os.environ:
+            Path(os.environ[REFUSAL_VARIABLE]).write_text(str(error))
         sys.exit(2)
     except (Interrupted, KeyboardInterrupt):
         sys.exit(130)

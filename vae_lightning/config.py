@@ -11,8 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 PRECISIONS = (32, "32", "bf16-mixed", "16-mixed")
 BINARIZATIONS = ("none", "dynamic", "fixed", "threshold")
 SECTIONS = (
-    *("model", "likelihood", "posterior", "prior", "objective", "optimizer", "scheduler", "data", "accelerator"),
-    *("trainer", "callbacks", "experiment", "seed", "resume", "trust"),
+    *("model", "likelihood", "posterior", "prior", "objective", "annealing", "optimizer", "scheduler", "data"),
+    *("accelerator", "trainer", "callbacks", "experiment", "seed", "resume", "trust"),
 )
 
 
@@ -38,9 +38,29 @@ RULES: dict[str, tuple[Callable[[object], bool], str]] = {
     "model.latent_dim": (lambda v: whole(v, 1), "an integer >= 1"),
     "model.hidden_dims": (widths, "a non-empty list of integers >= 1"),
     "model.widths": (widths, "a non-empty list of integers >= 1"),
+    "model.blocks": (lambda v: whole(v, 0), "an integer >= 0"),
+    "model.conditional": (lambda v: isinstance(v, bool), "true or false"),
     "objective.beta": (lambda v: number(v, 0), "a finite number >= 0"),
     "objective.num_samples": (lambda v: whole(v, 1), "an integer >= 1"),
+    "objective.free_bits": (lambda v: number(v, 0), "a finite number >= 0"),
+    "objective.capacity": (lambda v: number(v, 0), "a finite number >= 0"),
+    "objective.gamma": (lambda v: number(v, 0), "a finite number >= 0"),
+    "objective.weight": (lambda v: number(v, 0), "a finite number >= 0"),
+    "objective.target": (lambda v: number(v, 0, strict=True), "a finite number > 0"),
+    "objective.rate": (lambda v: number(v, 0, strict=True), "a finite number > 0"),
+    "objective.smoothing": (lambda v: number(v, 0) and v < 1, "a number >= 0 and < 1"),
+    "annealing.steps": (lambda v: whole(v, 1), "an integer >= 1"),
+    "annealing.cycles": (lambda v: whole(v, 1), "an integer >= 1"),
+    "prior.components": (lambda v: whole(v, 1), "an integer >= 1"),
+    "prior.pseudo_inputs": (lambda v: whole(v, 1), "an integer >= 1"),
+    "prior.transforms": (lambda v: whole(v, 1), "an integer >= 1"),
+    "prior.hidden_dims": (widths, "a non-empty list of integers >= 1"),
+    "posterior.transforms": (lambda v: whole(v, 1), "an integer >= 1"),
+    "posterior.hidden_dims": (widths, "a non-empty list of integers >= 1"),
+    "posterior.context": (lambda v: whole(v, 1), "an integer >= 1"),
     "likelihood.grey": (lambda v: isinstance(v, bool), "true or false"),
+    "likelihood.data_bias": (lambda v: isinstance(v, bool), "true or false"),
+    "likelihood.clip": (lambda v: number(v, 0, strict=True) and v < 0.5, "a number > 0 and < 0.5"),
     "posterior.shared_std": (lambda v: isinstance(v, bool), "true or false"),
     "scheduler.warmup_steps": (lambda v: whole(v, 0), "an integer >= 0"),
     "scheduler.final": (lambda v: number(v, 0) and v <= 1, "a number from 0 to 1"),
@@ -66,8 +86,10 @@ def check_keys(cfg: DictConfig) -> None:
             raise ValueError(f"{key}: no such key{nearest(key, SECTIONS)}")
     text = OmegaConf.to_yaml(own_part(cfg))
     for key in cfg.model:
-        if f"${{model.{key}}}" not in text:
+        if f"${{model.{key}}}" not in text and key != "conditional":
             raise ValueError(f"model.{key}: is used by nothing{nearest(key, map(str, cfg.model), but=key)}")
+    if "${annealing}" not in text and not cfg.annealing["_target_"].endswith(".Constant"):
+        raise ValueError("annealing: must be constant, as this objective has nothing to anneal")
 
 
 def own_part(cfg: DictConfig) -> DictConfig:
@@ -93,13 +115,6 @@ def validate_together(cfg: DictConfig) -> None:
         raise ValueError(f"trainer.devices={devices}: must be 1 unless accelerator is ddp, ddp_cpu or multi_node")
     if cfg.data.batch_size % processes:
         raise ValueError(f"data.batch_size={cfg.data.batch_size}: must be divisible by the {processes} processes")
-    if cfg.likelihood.get("grey") is False and cfg.data.binarization == "none":
-        raise ValueError(
-            "likelihood=bernoulli: grey pixels are outside its support; must be with data.binarization=dynamic (or"
-            " fixed, threshold), or by name with likelihood.grey=true, which reports grey cross-entropy"
-        )
-    if cfg.likelihood.get("grey") is True and cfg.data.binarization != "none":
-        raise ValueError(f"likelihood.grey=true: must be false with data.binarization={cfg.data.binarization}")
 
 
 def settle(cfg: DictConfig) -> None:

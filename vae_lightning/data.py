@@ -24,6 +24,7 @@ class Batch(NamedTuple):
     x: Tensor  # (B, C, H, W), float32 in [0, 1]
     index: Tensor  # positions of the images in their split, (B,)
     share: float  # images of the global batch / processes: what a sum over x is divided by to give a mean
+    condition: tuple[Tensor, ...] = ()  # what a conditional model is told beside x: labels (B,)
 
 
 def as_they_are(x: Tensor, *_: int) -> Tensor:
@@ -47,9 +48,10 @@ class Batches:
         order: Callable[[int], Tensor],
         pixels: Callable[[Tensor, int, int], Tensor] = as_they_are,
         position: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        conditions: Sequence[Tensor] = (),
     ) -> None:
         self.images, self.batch_size, self.rank, self.processes = images, batch_size, rank, processes
-        self.order, self.pixels, self.position = order, pixels, position
+        self.order, self.pixels, self.position, self.conditions = order, pixels, position, conditions
 
     def __len__(self) -> int:
         return -(-len(self.images) // self.batch_size)
@@ -61,7 +63,8 @@ class Batches:
             chunk = order[number * self.batch_size : (number + 1) * self.batch_size]
             index = chunk[self.rank :: self.processes]
             x = self.images.index_select(0, index).float().div_(255)
-            yield Batch(self.pixels(x, epoch, number), index, len(chunk) / self.processes)
+            condition = tuple(values[index] for values in self.conditions)
+            yield Batch(self.pixels(x, epoch, number), index, len(chunk) / self.processes, condition)
 
 
 def binarize(images: Tensor, *stream: int | str) -> Tensor:
@@ -89,6 +92,7 @@ class ImageData(LightningDataModule):
         binarization: ``none`` leaves x = byte/255; ``threshold`` is x > 1/2; ``fixed`` one draw with probability x;
             ``dynamic`` a new draw at every step (validation and test images: the one fixed draw).
         seed: of the order and of dynamic binarization.
+        conditional: batches carry the labels.
 
     Raises:
         ValueError: the files are damaged, or batch_size or val_size does not fit the number of training images.
@@ -104,9 +108,11 @@ class ImageData(LightningDataModule):
         val_size: int,
         binarization: str,
         seed: int,
+        conditional: bool = False,
     ) -> None:
         super().__init__()
         self.name, self.batch_size, self.binarization, self.seed = name, batch_size, binarization, seed
+        self.conditional = conditional
         train, labels = self.read(dataset, root, image_shape, train=True)
         test, test_labels = self.read(dataset, root, image_shape, train=False)
         if not 0 <= val_size < len(train):
@@ -139,10 +145,20 @@ class ImageData(LightningDataModule):
         """Number of images of a split."""
         return len(self.images[split])
 
+    @property
+    def pixels(self) -> int:
+        """D = C * H * W."""
+        return self.images["test"][0].numel()
+
     def setup(self, stage: str) -> None:
         """Moves the images to the device that trains on them, once."""
         device = self.trainer.strategy.root_device
         self.images = {split: images.to(device) for split, images in self.images.items()}
+        self.labels = {split: labels.to(device) for split, labels in self.labels.items()}
+
+    def conditions(self, split: str) -> tuple[Tensor, ...]:
+        """What a conditional model is told of each image: the labels (N,)."""
+        return (self.labels[split],) if self.conditional else ()
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """The batch as it is: it was made on the device."""
@@ -168,6 +184,7 @@ class ImageData(LightningDataModule):
             self.shuffled,
             self.drawn if self.binarization == "dynamic" else as_they_are,
             lambda: (loop.epoch_progress.current.processed, loop.epoch_loop.batch_progress.current.ready),
+            self.conditions("train"),
         )
 
     def evaluation_batches(self, split: str) -> Batches:
@@ -178,6 +195,7 @@ class ImageData(LightningDataModule):
             self.trainer.global_rank,
             self.trainer.world_size,
             lambda _: torch.arange(self.images_in(split)),
+            conditions=self.conditions(split),
         )
 
     def val_dataloader(self) -> Batches:

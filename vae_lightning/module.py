@@ -4,7 +4,7 @@ Shapes: K samples, B images, L latent dimensions, C H W of an image. All logged 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from lightning.pytorch import LightningModule
@@ -13,8 +13,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from vae_lightning import rng
-from vae_lightning.data import Batch
+from vae_lightning.data import Batch, ImageData
+from vae_lightning.distributions import kl_divergence
 from vae_lightning.objectives import Terms
+from vae_lightning.part import Part
 
 # Validation and test noise: the same for every run and epoch, so that two runs differ by their models alone.
 EVALUATION_SEED = 0
@@ -26,11 +28,14 @@ class VAE(LightningModule):
     Args:
         encoder: x (B, C, H, W) -> q(z|x).
         decoder: z (K, B, L) -> p(x|z).
-        prior: () -> p(z).
+        prior: encoder -> p(z).
         objective: (Terms, step) -> loss per image (B,); has ``num_samples``, K, and ``beta_at(step)``.
         optimizer: called with the parameters.
         scheduler: called with the optimizer and ``total_steps``; stepped after every optimiser step. None: constant.
         seed: names the training noise; rank and step make it differ between processes and steps.
+        classes: number of labels of a conditional model, whose encoder and decoder are called with them too; else 0.
+
+    Raises ValueError where one of the parts refuses another.
     """
 
     def __init__(
@@ -42,6 +47,7 @@ class VAE(LightningModule):
         optimizer: Callable[..., Optimizer],
         scheduler: Callable[..., LRScheduler] | None = None,
         seed: int = 0,
+        classes: int = 0,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -51,15 +57,32 @@ class VAE(LightningModule):
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
         self.seed = seed
+        self.classes = classes
         self.latent_dim: int = encoder.latent_dim
+        for part in self.parts():
+            part.check(encoder, prior, classes)
         self.totals: Tensor | None = None  # sums of (loss, recon, kl, images) over the epoch so far, on the device
         self.evaluation_noise: dict[str, Tensor] = {}
 
-    def forward(self, x: Tensor, noise: Tensor) -> Terms:
-        """Terms of the bound for x (B, C, H, W) and noise eps (K, B, L)."""
-        posterior = self.encoder(x)
+    def parts(self) -> Iterator[Part]:
+        """Those of the four parts that may refuse the others, or start from the data."""
+        return (part for part in (self.encoder, self.decoder, self.prior, self.objective) if isinstance(part, Part))
+
+    def start_from(self, data: ImageData) -> None:
+        """Lets the parts take what they need of the training images; ValueError if one refuses them."""
+        for part in self.parts():
+            part.start_from(data.images["train"], data.binarization != "none")
+
+    def forward(self, x: Tensor, noise: Tensor, *condition: Tensor) -> Terms:
+        """Terms of the bound for x (B, C, H, W) and noise eps (K, B, L); ``condition``: labels (B,), if it has any."""
+        posterior = self.encoder(x, *condition)
         z = posterior.rsample(noise)
-        return Terms(self.decoder(z).recon(x), z, posterior, self.prior())
+        return Terms(self.decoder(z, *condition).recon(x), z, posterior, self.prior(self.encoder))
+
+    def kl_is_exact(self, x: Tensor, *condition: Tensor) -> bool:
+        """Whether the KL term has a closed form, shown by images x (B, C, H, W); else it is estimated from samples."""
+        with torch.no_grad():
+            return kl_divergence(self.encoder(x, *condition), self.prior(self.encoder)) is not None
 
     def training_step(self, batch: Batch) -> Tensor:
         """Loss summed over this process's images and divided by the images of a process's fair share of the batch."""
@@ -77,7 +100,7 @@ class VAE(LightningModule):
 
     def account(self, batch: Batch, noise: Tensor) -> Tensor:
         """The loss per image, (B,); adds loss, recon, kl and the number of images to the epoch's totals."""
-        terms = self(batch.x, noise)
+        terms = self(batch.x, noise, *batch.condition)
         loss = self.objective(terms, self.global_step)
         with torch.no_grad():
             values = torch.stack([loss.sum(), terms.recon.mean(0).sum(), terms.kl.sum()])

@@ -6,9 +6,11 @@ Shapes: B images, L latent dimensions, C H W of an image, P = ``outputs`` number
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU}
@@ -65,8 +67,24 @@ def halvings(image_shape: Sequence[int], widths: Sequence[int]) -> tuple[int, in
     return height // factor, width // factor
 
 
+class ResidualBlock(nn.Module):
+    """x + convolutions(x), (B, C, H, W) -> the same shape. He et al. 2016, https://arxiv.org/abs/1603.05027."""
+
+    def __init__(self, channels: int, activation: str) -> None:
+        super().__init__()
+        convolutions = [nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2)]
+        self.change = nn.Sequential(activate(activation), convolutions[0], activate(activation), convolutions[1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, H, W) -> (B, C, H, W)."""
+        return x + self.change(x)
+
+
 class ConvEncoder(nn.Module):
-    """x (B, C, H, W) -> (B, outputs): stride-2 convolutions of the given widths, then dense layers."""
+    """x (B, C, H, W) -> (B, outputs): stride-2 convolutions of the given widths, then dense layers.
+
+    ``blocks`` residual blocks follow each convolution.
+    """
 
     def __init__(
         self,
@@ -75,13 +93,15 @@ class ConvEncoder(nn.Module):
         widths: Sequence[int],
         hidden_dims: Sequence[int],
         activation: str = "relu",
+        blocks: int = 0,
     ) -> None:
         super().__init__()
         height, width = halvings(image_shape, widths)
         channels = [image_shape[0], *widths]
         self.features = nn.Sequential()
         for inputs, out in pairwise(channels):
-            self.features.extend([nn.Conv2d(inputs, out, 4, stride=2, padding=1), activate(activation)])
+            residual = [ResidualBlock(out, activation) for _ in range(blocks)]
+            self.features.extend([nn.Conv2d(inputs, out, 4, stride=2, padding=1), *residual, activate(activation)])
         self.head = dense([channels[-1] * height * width, *hidden_dims, outputs], activation)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -100,6 +120,7 @@ class ConvDecoder(nn.Module):
         widths: Sequence[int],
         hidden_dims: Sequence[int],
         activation: str = "relu",
+        blocks: int = 0,
     ) -> None:
         super().__init__()
         height, width = halvings(image_shape, widths)
@@ -107,8 +128,58 @@ class ConvDecoder(nn.Module):
         self.stem = dense([latent_dim, *reversed(hidden_dims), channels[0] * height * width], activation)
         self.images = nn.Sequential(nn.Unflatten(-1, (channels[0], height, width)))
         for inputs, out in pairwise(channels):
-            self.images.extend([activate(activation), nn.ConvTranspose2d(inputs, out, 4, stride=2, padding=1)])
+            residual = [ResidualBlock(inputs, activation) for _ in range(blocks)]
+            self.images.extend(
+                [*residual, activate(activation), nn.ConvTranspose2d(inputs, out, 4, stride=2, padding=1)]
+            )
 
     def forward(self, z: Tensor) -> Tensor:
         """z (B, L) -> (B, outputs * C, H, W)."""
         return self.images(self.stem(z))
+
+
+class ConditionalEncoder(nn.Module):
+    """(x, label) -> outputs: any encoder of images with one channel more, a learned image of the label.
+
+    Kingma et al. 2014, https://arxiv.org/abs/1406.5298; Sohn et al. 2015.
+
+    Args:
+        outputs: per image.
+        network: called with ``outputs`` and ``image_shape``, returns the encoder.
+        image_shape: C, H, W of x.
+        classes: number of labels.
+    """
+
+    def __init__(
+        self, outputs: int, network: Callable[..., nn.Module], image_shape: Sequence[int], classes: int
+    ) -> None:
+        super().__init__()
+        channels, height, width = image_shape
+        self.network = network(outputs, image_shape=[channels + 1, height, width])
+        self.label_images = nn.Embedding(classes, height * width)
+        self.size = (1, height, width)
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        """x (B, C, H, W), label (B,) -> (B, outputs)."""
+        return self.network(torch.cat([x, self.label_images(label).unflatten(-1, self.size)], dim=1))
+
+
+class ConditionalDecoder(nn.Module):
+    """(z, label) -> image: any decoder of latent vectors to which the label is appended, one-hot.
+
+    Args:
+        outputs: per pixel.
+        network: called with ``outputs`` and ``latent_dim``, returns the decoder.
+        latent_dim: L.
+        classes: number of labels.
+    """
+
+    def __init__(self, outputs: int, network: Callable[..., nn.Module], latent_dim: int, classes: int) -> None:
+        super().__init__()
+        self.network = network(outputs, latent_dim=latent_dim + classes)
+        self.classes = classes
+
+    def forward(self, z: Tensor, label: Tensor) -> Tensor:
+        """z (K * B, L), K samples after each other, label (B,) -> (K * B, outputs * C, H, W)."""
+        one_hot = F.one_hot(label, self.classes).to(z.dtype).repeat(len(z) // len(label), 1)
+        return self.network(torch.cat([z, one_hot], dim=-1))

@@ -70,6 +70,12 @@ def closed_form_terms(model: LinearVAE, images: Tensor) -> tuple[float, float]:
     return recon / len(images), kl / len(images)
 
 
+def active_units(model: LinearVAE, images: Tensor) -> float:
+    """Number of latent dimensions whose posterior mean has a variance over 0.01 on uint8 images."""
+    _, covariance = moments(images)
+    return float(((model.encoder @ covariance * model.encoder).sum(1) > 0.01).sum())
+
+
 def parameters_of(module: LightningModule) -> LinearVAE:
     """The parameters of a trained ``experiment=ppca`` module; ValueError if it is not that linear model."""
     encoders, decoders = (
@@ -90,8 +96,8 @@ def parameters_of(module: LightningModule) -> LinearVAE:
 class ExactOptimum(Callback):
     """Reports, with the test, the exact optimum computed from the training images, and the model in closed form.
 
-    ``ppca/train_loss`` and ``ppca/test_loss`` are the optimum's; ``closed_form/train_loss``, which can never be below
-    ``ppca/train_loss``, and ``closed_form/test_loss`` are the trained model's, without sampling noise.
+    ``ppca/train_loss``, ``ppca/test_recon`` and so on are the optimum's; ``closed_form/...`` the trained model's,
+    without sampling noise. ``closed_form/train_loss`` can never be below ``ppca/train_loss``.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -105,6 +111,9 @@ class ExactOptimum(Callback):
         beta = pl_module.objective.beta_at(0)
         exact = optimum(images["train"], pl_module.latent_dim, beta)
         for name, model in (("ppca", exact), ("closed_form", trained)):
+            values = {"active_units": active_units(model, images["test"])}
             for split in ("train", "test"):
                 recon, kl = closed_form_terms(model, images[split])
-                pl_module.log(f"{name}/{split}_loss", recon + beta * kl, batch_size=1)
+                values |= {f"{split}_recon": recon, f"{split}_kl": kl, f"{split}_loss": recon + beta * kl}
+            for key, value in values.items():
+                pl_module.log(f"{name}/{key}", value, batch_size=1)

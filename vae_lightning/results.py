@@ -16,6 +16,7 @@ from vae_lightning import runs
 from vae_lightning.callbacks import Recorder
 from vae_lightning.config import own_part
 from vae_lightning.data import ImageData
+from vae_lightning.distributions import bits_per_dim
 from vae_lightning.module import VAE
 from vae_lightning.trainers import build_trainer
 
@@ -49,9 +50,11 @@ def conclude(cfg: DictConfig, trainer: Trainer, module: VAE, data: ImageData, ru
     metrics |= {
         "data": data.name,
         "likelihood": module.decoder.description,
+        "kl_estimate": describe_kl(module, data),
         "checkpoint": "best",
         "epoch": int(best["epoch"]),
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
+        "training_seconds": sum(row["seconds"] for row in recorder.rows),
         "seconds_per_epoch": statistics.median(row["seconds"] for row in rows),
         "images_per_second": statistics.median(row["images_per_second"] for row in rows),
         "versions": ", ".join(
@@ -60,6 +63,8 @@ def conclude(cfg: DictConfig, trainer: Trainer, module: VAE, data: ImageData, ru
         "revision": revision(),
         "device": device_name(tester.strategy.root_device),
     }
+    if getattr(module.decoder, "discrete", False):
+        metrics["test/bits_per_dim"] = bits_per_dim(metrics["test/neg_elbo"], data.pixels)
     runs.write_json(run / "metrics.json", metrics)
     write_tensorboard(cfg, trainer, metrics, test)
     print(table(cfg, metrics, data, run))
@@ -111,6 +116,14 @@ def flatten(node: dict[str, object], prefix: str = "") -> dict[str, object]:
     return flat
 
 
+def describe_kl(module: VAE, data: ImageData) -> str:
+    """How the KL term is computed."""
+    images = data.images["train"][:1]
+    condition = [labels[:1] for labels in data.conditions("train")]
+    exact = module.to(images.device).kl_is_exact(images.float() / 255, *condition)
+    return "closed form" if exact else f"Monte Carlo, samples of an image: {module.objective.num_samples}"
+
+
 def describe_data(cfg: DictConfig, data: ImageData) -> str:
     """The images that were used, by their true name, and that they are a fallback if they are."""
     sizes = ", ".join(f"{data.images_in(split):,} {split}" for split in ("train", "val", "test"))
@@ -128,9 +141,11 @@ def table(cfg: DictConfig, metrics: dict[str, object], data: ImageData, run: Pat
         "",
         f"data         {describe_data(cfg, data)}",
         f"recon        {metrics['likelihood']}; weights of best.ckpt, epoch {metrics['epoch']}",
+        f"KL           {metrics['kl_estimate']}",
         f"speed        {metrics['seconds_per_epoch']:.2f} seconds per epoch on {metrics['device']}",
         f"run folder   {run}",
         f"TensorBoard  tensorboard --logdir {shlex.quote(str(run))}",
     ]
-    others = [name for name in metrics if "/" in name and name.split("/")[0] not in ("train", "val", "test")]
+    known = ("train", "val", "test")
+    others = [name for name in metrics if ("/" in name and name.split("/")[0] not in known) or "bits" in name]
     return "\n".join(lines + [f"{name:<40} {metrics[name]:.4f}" for name in others])

@@ -2,11 +2,13 @@
 
 import argparse
 import hashlib
+import os
 import re
 import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -75,24 +77,27 @@ def job(overrides: Sequence[str], extra: Sequence[str], sweep: Path) -> float:
     folder = sweep / slug(overrides)
     print(f"\n{folder.name}", flush=True)
     command = [sys.executable, "-m", "vae_lightning.train", *extra, *overrides, f"hydra.run.dir='{folder}'"]
-    process = subprocess.Popen(command, start_new_session=True)  # it gets a Ctrl-C once: from here
-    while True:
-        try:
-            code = process.wait()
-            break
-        except KeyboardInterrupt:
-            process.send_signal(signal.SIGINT)
+    with tempfile.NamedTemporaryFile("r") as refusal:
+        environment = os.environ | {cli.REFUSAL_VARIABLE: refusal.name}
+        process = subprocess.Popen(command, start_new_session=True, env=environment)  # it gets a Ctrl-C once: from here
+        while True:
+            try:
+                code = process.wait()
+                break
+            except KeyboardInterrupt:
+                process.send_signal(signal.SIGINT)
+        reason = refusal.read() or f"the process ended with exit code {code}"
     if code == 130:
         raise SystemExit(130)
     if runs.read_json(folder / "status.json").get("state", "running") == "running":
-        record_failure(folder, overrides, code)
+        record_failure(folder, overrides, reason)
     metrics = runs.read_json(folder / "metrics.json")
     return next((metrics[name] for name in SCORES if name in metrics), float("nan"))
 
 
-def record_failure(folder: Path, overrides: Sequence[str], code: int | None) -> None:
+def record_failure(folder: Path, overrides: Sequence[str], reason: str) -> None:
     """Writes what the process of a job could not: that it ended without a result."""
-    runs.set_status(folder, "failed", f"the process ended with exit code {code}")
+    runs.set_status(folder, "failed", reason)
     runs.replace(folder / ".hydra" / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
 
 
@@ -103,15 +108,16 @@ def collect(sweep: Path) -> list[dict[str, object]]:
         overrides = OmegaConf.load(status.parent / ".hydra" / "overrides.yaml")
         metrics = runs.read_json(status.parent / "metrics.json")
         values = dict(override.split("=", 1) for override in overrides if not override.startswith("hydra."))
-        state = runs.read_json(status)["state"]
+        state = runs.read_json(status)
         scores = {name: metrics.get(name, "") for name in COLUMNS}
-        rows.append(values | {"state": state} | scores | {"folder": status.parent.name})
+        reason = {"reason": state["reason"]} if "reason" in state else {}
+        rows.append(values | {"state": state["state"]} | scores | {"folder": status.parent.name} | reason)
     return rows
 
 
 def table(rows: Sequence[dict[str, object]], sweep: Path) -> str:
     """The rows for a terminal."""
-    names = [name for name in dict.fromkeys(key for row in rows for key in row) if name != "folder"]
+    names = [name for name in dict.fromkeys(key for row in rows for key in row) if name not in ("folder", "reason")]
     values = [[row.get(name, "") for name in names] for row in rows]
     cells = [[f"{value:.3f}" if isinstance(value, float) else str(value) for value in line] for line in values]
     sizes = [max(map(len, column)) for column in zip(names, *cells, strict=True)]

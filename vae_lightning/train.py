@@ -121,7 +121,9 @@ def prepare(cfg: DictConfig) -> tuple["VAE", "ImageData"]:
     trainers.quiet()
     data = trainers.build_data(cfg)
     trainers.build_trainer(cfg)  # refuses what Lightning's Trainer does not take or the machine does not have
-    return trainers.build_module(cfg), data
+    module = trainers.build_module(cfg)
+    module.start_from(data)
+    return module, data
 
 
 def fit_and_test(cfg: DictConfig, module: "VAE", data: "ImageData", run: Path, checkpoint: Path | None) -> None:
@@ -137,6 +139,7 @@ def fit_and_test(cfg: DictConfig, module: "VAE", data: "ImageData", run: Path, c
         with lock, runs.recorded(run):
             runs.write_config(run, cfg)
             log.info("data: %s", results.describe_data(cfg, data))
+            log.info("KL: %s", results.describe_kl(module, data))
             trainer = fit(cfg, module, data, run, checkpoint)
             results.conclude(cfg, trainer, module, data, run)
     except (runs.Interrupted, KeyboardInterrupt):

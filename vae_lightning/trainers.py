@@ -50,7 +50,8 @@ def build_data(cfg: DictConfig) -> ImageData:
         except OSError as error:
             fall_back(cfg, error)
     arguments = plain(cfg.data) | {"_target_": "vae_lightning.data.ImageData", "seed": cfg.seed}
-    for key in ("fallback", "instead_of", "mirrors"):
+    arguments["conditional"] = conditional(cfg)
+    for key in ("fallback", "instead_of", "mirrors", "classes"):
         arguments.pop(key, None)
     return instantiate(arguments, "data", cfg.trust)
 
@@ -72,14 +73,34 @@ def fall_back(cfg: DictConfig, error: OSError) -> None:
         cfg.data.merge_with(other)
 
 
+def conditional(cfg: DictConfig) -> bool:
+    """Whether the networks are told the label."""
+    return bool(cfg.model.get("conditional", False))
+
+
+def with_label(cfg: DictConfig, name: str, kind: str, **size: object) -> dict[str, Any]:
+    """A posterior or likelihood, its network wrapped in one that takes the label too if the model is conditional."""
+    node = plain(cfg[name])
+    if conditional(cfg):
+        target = f"vae_lightning.networks.Conditional{kind}"
+        node["network"] = {"_target_": target, "_partial_": True, "network": node["network"], **size}
+        node["network"]["classes"] = cfg.data.classes
+    return node
+
+
 def build_module(cfg: DictConfig) -> VAE:
     """The model with its initial weights, which depend on the seed alone; ValueError for what cannot be built."""
     torch.manual_seed(rng.stream_seed(cfg.seed, "weights"))
     parts = {name: instantiate(plain(cfg[name]), name, cfg.trust) for name in ("prior", "objective", "optimizer")}
-    encoder = instantiate(plain(cfg.posterior), "posterior", cfg.trust)
-    decoder = instantiate(plain(cfg.likelihood), "likelihood", cfg.trust)
+    encoder = instantiate(
+        with_label(cfg, "posterior", "Encoder", image_shape=list(cfg.data.image_shape)), "posterior", cfg.trust
+    )
+    decoder = instantiate(
+        with_label(cfg, "likelihood", "Decoder", latent_dim=cfg.model.latent_dim), "likelihood", cfg.trust
+    )
     scheduler = instantiate(plain(cfg.scheduler), "scheduler", cfg.trust) if cfg.scheduler else None
-    module = VAE(encoder, decoder, **parts, scheduler=scheduler, seed=cfg.seed)
+    classes = cfg.data.classes if conditional(cfg) else 0
+    module = VAE(encoder, decoder, **parts, scheduler=scheduler, seed=cfg.seed, classes=classes)
     try:  # once now, so that what they refuse is found before the run has a folder
         optimizer = module.make_optimizer(module.parameters())
         if scheduler:

@@ -1,0 +1,148 @@
+"""NLL by importance sampling against exact values, and the evaluate command on a run folder."""
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Command
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import distributions
+
+from vae_lightning import evaluation, ppca
+from vae_lightning.cli import compose
+from vae_lightning.loading import load
+from vae_lightning.module import VAE
+from vae_lightning.trainers import build_data, build_module
+
+
+def linear(root: Path) -> tuple[VAE, torch.Tensor, torch.Tensor]:
+    """A linear model at the optimum of its data, test images (B, 1, 28, 28) and their exact log p(x), all float64."""
+    cfg = compose("config", ["experiment=ppca", "model.latent_dim=2", f"data.root={root}", "data.batch_size=100"])
+    cfg.trust = True
+    data, module = build_data(cfg), build_module(cfg).double().eval()
+    best = ppca.optimum(data.images["train"], 2)
+    encoder, decoder = module.encoder.network[1][0], module.decoder.network[0][0]
+    with torch.no_grad():
+        for parameter, value in (
+            (encoder.weight, best.encoder),
+            (encoder.bias, best.offset),
+            (decoder.weight, best.decoder),
+            (decoder.bias, best.bias),
+            (module.encoder.raw_std, torch.log(torch.expm1(best.std - 1e-6))),
+        ):
+            parameter.copy_(value)
+    x = data.images["test"][:40].double() / 255
+    covariance = best.decoder @ best.decoder.T + 0.5 * torch.eye(784, dtype=torch.float64)
+    return module, x, distributions.MultivariateNormal(best.bias, covariance).log_prob(x.flatten(1))
+
+
+def test_the_exact_posterior_gives_log_p_of_a_linear_model_with_one_sample(tiny_root: Path) -> None:
+    module, x, exact = linear(tiny_root)
+    found = evaluation.log_likelihood(module, x, torch.arange(40), samples=1)
+    torch.testing.assert_close(found, exact, rtol=0, atol=1e-4)  # the noise is float32
+
+
+def test_importance_sampling_comes_to_log_p_under_another_posterior(tiny_root: Path) -> None:
+    module, x, exact = linear(tiny_root)
+    with torch.no_grad():
+        module.encoder.raw_std.add_(0.5)
+    few, many = (evaluation.log_likelihood(module, x, torch.arange(40), samples) - exact for samples in (2, 4000))
+    assert many.abs().mean() < few.abs().mean() / 10
+    # E[w] = p(x): the mean of w/p - 1 over the images is zero within its standard error
+    ratio = many.exp() - 1
+    assert abs(float(ratio.mean())) < 5 * float(ratio.std()) / math.sqrt(40)
+
+
+def test_one_sample_is_the_elbo_of_the_same_noise(tiny_root: Path) -> None:
+    module, x, _ = linear(tiny_root)
+    noise = evaluation.image_noise(torch.arange(40), 1, 2, 0).double()
+    with torch.no_grad():
+        terms = module(x, noise)
+    expected = terms.log_p - terms.log_q - terms.recon - 784 / 2 * math.log(math.pi)
+    torch.testing.assert_close(evaluation.log_likelihood(module, x, torch.arange(40), 1), expected[0])
+
+
+def test_the_value_does_not_depend_on_batches_or_chunks(tiny_root: Path) -> None:
+    module, x, _ = linear(tiny_root)
+    index = torch.arange(40)
+    whole = evaluation.log_likelihood(module, x, index, samples=700)
+    for rows, size in ((40, 40), (7, 3), (10**6, 11)):
+        parts = [evaluation.log_likelihood(module, x[part], part, samples=700, rows=rows) for part in index.split(size)]
+        torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-12, atol=1e-9)
+
+
+def test_active_units_are_counted() -> None:
+    means = torch.randn(1000, 5) * torch.tensor([1.0, 0.2, 0.05, 0.0, 2.0])
+    assert evaluation.active_units(means) == 3
+
+
+@pytest.fixture(scope="module")
+def finished(train: Command, tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    overrides = ("model.latent_dim=3", "model.hidden_dims=[16]", "data.val_size=100", "trainer.max_epochs=2")
+    result = train(*overrides, "hydra.run.dir=run", cwd=folder, data=tiny_root)
+    assert result.returncode == 0, result.stderr
+    return folder / "run"
+
+
+def evaluate(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "vae_lightning.evaluate", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+def test_evaluate_writes_what_it_found(finished: Path) -> None:
+    result = evaluate(f"run={finished}", "samples=50", cwd=finished.parent)
+    assert result.returncode == 0, result.stderr
+    found = json.loads((finished / "evaluation.json").read_text())
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert found["nll"] <= found["neg_elbo"] + found["log_normalizer"]
+    assert found["log_normalizer"] == pytest.approx(448.7341, abs=1e-4)
+    assert 0 < found["nll_se"] < 10
+    assert {name: found[name] for name in ("recon", "kl", "neg_elbo")} == pytest.approx(
+        {name: metrics[f"test/{name}"] for name in ("recon", "kl", "neg_elbo")}
+    )
+    assert f"{found['nll']:.4f}" in result.stdout
+    events = EventAccumulator(str(finished / "tensorboard")).Reload()
+    assert events.Scalars("evaluation/nll")[0].value == pytest.approx(found["nll"])
+    assert not (finished.parent / "outputs").exists()
+
+
+def test_a_run_that_cannot_be_read_is_one_line_and_exit_2(finished: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(finished, damaged)
+    content = (damaged / "checkpoints" / "best.ckpt").read_bytes()
+    (damaged / "checkpoints" / "best.ckpt").write_bytes(content[: len(content) // 2])
+    result = evaluate(f"run={damaged}", cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.strip() == f"error: run={damaged}: best.ckpt is damaged; the other one is checkpoint=last"
+    (damaged / "checkpoints" / "last.ckpt").unlink()
+    with pytest.raises(ValueError, match=r"must have last.ckpt, which is written when the first epoch is done"):
+        load(damaged, checkpoint="last")
+    with pytest.raises(ValueError, match="must be a run folder"):
+        load(tmp_path)
+    config = damaged / ".hydra" / "config.yaml"
+    shutil.copy(finished / "checkpoints" / "best.ckpt", damaged / "checkpoints")
+    config.write_text(config.read_text().replace("- 16", "- 17"))
+    with pytest.raises(ValueError, match="its weights do not fit its configuration"):
+        load(damaged)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "run: must be given"),
+        (["run=nowhere"], "run=nowhere: must be a run folder"),
+        (["run=nowhere", "samples=0"], "samples=0: must be an integer >= 1"),
+        (["run=nowhere", "sample=3"], "sample: no such key; did you mean samples?"),
+    ],
+)
+def test_evaluate_says_what_it_needs(arguments: list[str], expected: str, tmp_path: Path) -> None:
+    result = evaluate(*arguments, cwd=tmp_path)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert result.stderr.startswith(f"error: {expected}")
+    assert not list(tmp_path.iterdir())

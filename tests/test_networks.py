@@ -1,0 +1,108 @@
+"""Networks: shapes, residual blocks, and the label of a conditional model."""
+
+import copy
+
+import pytest
+import torch
+from tiny import loss_of, options, tiny, tiny_model
+from torch import nn
+
+from vae_lightning.networks import ConditionalDecoder, ConditionalEncoder, ConvDecoder, ConvEncoder, ResidualBlock
+
+MODELS = options("model")
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "silu"])
+def test_a_residual_block_changes_its_input_by_convolutions(activation: str) -> None:
+    torch.manual_seed(0)
+    block, x = ResidualBlock(3, activation), torch.randn(2, 3, 5, 5)
+    assert block(x).shape == x.shape
+    assert not torch.equal(block(x), x)
+    nn.init.zeros_(block.change[-1].weight)
+    nn.init.zeros_(block.change[-1].bias)
+    assert torch.equal(block(x), x)
+
+
+def test_resnet_has_its_blocks_at_each_size_and_is_conv_without() -> None:
+    sizes = ([1, 28, 28], [4, 8], [20])
+    for blocks in (0, 1, 3):
+        encoder, decoder = ConvEncoder(10, *sizes, blocks=blocks), ConvDecoder(2, 5, *sizes, blocks=blocks)
+        assert encoder(torch.rand(3, 1, 28, 28)).shape == (3, 10)
+        assert decoder(torch.rand(3, 5)).shape == (3, 2, 28, 28)
+        for network in (encoder, decoder):
+            found = [module for module in network.modules() if isinstance(module, ResidualBlock)]
+            assert [block.change[1].in_channels for block in found] == [
+                width for width in ([4, 8] if network is encoder else [8, 4]) for _ in range(blocks)
+            ]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_label_changes_posterior_and_likelihood_of_its_own_image_only(model: str) -> None:
+    vae, x, (label,) = tiny_model(tiny(f"model={model}", "model.conditional=true"))
+    other = label.clone()
+    other[2] = 7
+    z = torch.randn(3, len(x), 2)
+    for one, two, axis in (
+        (vae.encoder(x, label).mean, vae.encoder(x, other).mean, 0),
+        (vae.encoder(x, label).std, vae.encoder(x, other).std, 0),
+        (vae.decoder(z, label).mean, vae.decoder(z, other).mean, 1),
+    ):
+        changed = (one - two).abs().movedim(axis, 0).flatten(1).amax(-1) > 1e-6
+        assert changed.tolist() == [False, False, True, False, False, False]
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("likelihood", ["likelihood=squared_error", "likelihood=gaussian likelihood.std=per_pixel"])
+def test_each_of_many_samples_is_decoded_with_the_label_of_its_image(model: str, likelihood: str) -> None:
+    vae, x, (label,) = tiny_model(tiny(f"model={model}", "model.conditional=true", *likelihood.split()))
+    z = torch.randn(4, len(x), 2)
+    together = vae.decoder(z, label).mean
+    for sample in range(4):
+        for image in range(len(x)):
+            alone = vae.decoder(z[sample, image][None, None], label[image : image + 1]).mean[0, 0]
+            torch.testing.assert_close(together[sample, image], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_conditional_networks_are_those_they_wrap_with_the_label_beside() -> None:
+    def network(outputs: int, image_shape: list[int]) -> nn.Module:
+        assert image_shape == [2, 2, 2]
+        return nn.Sequential(nn.Flatten(), nn.Linear(8, outputs))
+
+    encoder = ConditionalEncoder(3, network, [1, 2, 2], classes=5)
+    x, label = torch.rand(4, 1, 2, 2), torch.tensor([0, 4, 4, 1])
+    picture = encoder.label_images.weight[label].view(4, 1, 2, 2)
+    assert torch.equal(encoder(x, label), encoder.network(torch.cat([x, picture], 1)))
+    decoder = ConditionalDecoder(1, lambda _, latent_dim: nn.Identity(latent_dim), 3, classes=5)
+    z = torch.rand(8, 3)  # two samples of four images
+    assert torch.equal(decoder(z, label)[:, :3], z)
+    assert decoder(z, label)[:, 3:].argmax(-1).tolist() == [0, 4, 4, 1, 0, 4, 4, 1]
+    assert (decoder(z, label)[:, 3:].sum(-1) == 1).all()
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_conditional_model_learns_what_the_label_tells(model: str) -> None:
+    """Images that are their label: with it, the loss after some steps is lower than without."""
+    losses = {}
+    for conditional in ("false", "true"):
+        vae, x, condition = tiny_model(tiny(f"model={model}", f"model.conditional={conditional}", "objective.beta=20"))
+        label = torch.arange(len(x)) % 3
+        x = torch.tensor([0.1, 0.5, 0.9])[label][:, None, None, None].expand_as(x).contiguous()
+        optimizer = torch.optim.Adam(vae.parameters(), lr=0.02)
+        for step in range(60):
+            loss = loss_of(vae, x, (label,) if condition else (), step)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        losses[conditional] = float(loss.detach())
+    assert losses["true"] < 0.7 * losses["false"]
+
+
+def test_a_conditional_loss_depends_on_the_label_and_a_plain_model_takes_none() -> None:
+    vae, x, (label,) = tiny_model(tiny("model.conditional=true"))
+    assert not torch.equal(loss_of(vae, x, (label,)), loss_of(vae, x, (label.roll(1),)))
+    plain, x, condition = tiny_model(tiny())
+    assert condition == ()
+    assert (vae.classes, plain.classes) == (10, 0)
+    with pytest.raises(TypeError):
+        loss_of(plain, x, (label,))
+    assert torch.equal(loss_of(copy.deepcopy(plain), x, ()), loss_of(plain, x, ()))

@@ -1,0 +1,89 @@
+"""Evaluate: ``python -m vae_lightning.evaluate run=RUN``. NLL by importance sampling, ELBO terms, active units."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from vae_lightning import cli, config, runs
+
+if TYPE_CHECKING:
+    from vae_lightning.loading import Loaded
+
+BATCH = 100
+
+
+def main() -> None:
+    """The command line."""
+    with cli.exit_codes():
+        cfg = cli.command("evaluate", sys.argv[1:])
+        if cfg is None:
+            return
+        with cli.usage(ValueError):
+            if not config.whole(cfg.samples, 1):
+                raise ValueError(f"samples={cfg.samples}: must be an integer >= 1")
+            runs.read_config(Path(cfg.run), "run")  # before anything heavy is imported
+            from vae_lightning import loading
+
+            loaded = loading.load(Path(cfg.run), "run", cfg.checkpoint, cfg.trust)
+        evaluate(cfg, loaded)
+
+
+def evaluate(cfg: DictConfig, loaded: "Loaded") -> None:
+    """Evaluates, writes RUN/evaluation.json and TensorBoard scalars, prints the table."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    run = Path(cfg.run)
+    found = {"data": loaded.data.name, "likelihood": loaded.module.decoder.description}
+    found |= {"checkpoint": cfg.checkpoint, "samples": cfg.samples} | measure(cfg, loaded)
+    runs.write_json(run / "evaluation.json", found)
+    with SummaryWriter(str(run / "tensorboard")) as writer:
+        for name, value in found.items():
+            if isinstance(value, float) or name == "active_units":
+                writer.add_scalar(f"evaluation/{name}", value, loaded.step)
+    width = max(len(name) for name in found)
+    for name, value in found.items():
+        print(f"{name:<{width}}  {value:.4f}" if isinstance(value, float) else f"{name:<{width}}  {value}")
+
+
+def measure(cfg: DictConfig, loaded: "Loaded") -> dict[str, float | int]:
+    """The figures over all test images, in nats per image."""
+    import torch
+
+    from vae_lightning import evaluation, trainers
+
+    _, module, data, _ = loaded
+    trainer = trainers.build_trainer(loaded.cfg)
+    (terms,) = trainer.test(module, data, verbose=False)  # the same code and noise as at the end of training
+    module.eval()
+    device = data.images["test"].device
+    module.to(device)
+    values, means = [], []
+    hidden = not sys.stderr.isatty()
+    with tqdm(total=data.images_in("test") * cfg.samples, unit="sample", unit_scale=True, disable=hidden) as bar:
+        for index in torch.arange(data.images_in("test"), device=device).split(BATCH):
+            x = data.images["test"][index].float() / 255
+            condition = tuple(labels[index] for labels in data.conditions("test"))
+            size = len(index)
+            values.append(
+                evaluation.log_likelihood(
+                    module, x, index, cfg.samples, condition, done=lambda count, size=size: bar.update(count * size)
+                )
+            )
+            with torch.no_grad():
+                means.append(module.encoder(x, *condition).mean)
+                log_normalizer = module.decoder(means[-1][None], *condition).log_normalizer
+    nll = -torch.cat(values)
+    return {
+        "nll": float(nll.mean()),
+        "nll_se": float(nll.std() / len(nll) ** 0.5),
+        "log_normalizer": float(log_normalizer),
+        **{name: terms[f"test/{name}"] for name in ("neg_elbo", "recon", "kl")},
+        "active_units": evaluation.active_units(torch.cat(means)),
+    }
+
+
+if __name__ == "__main__":
+    main()
