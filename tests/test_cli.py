@@ -1,6 +1,7 @@
 """The command line end to end, in subprocesses: run folders, resume, interruption, DDP, sweeps, errors."""
 
 import csv
+import io
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Command, write_tiny_mnist
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vae_lightning import runs
@@ -30,7 +32,9 @@ FILES = {
     "metrics.json",
     "status.json",
     "train.log",
+    *(f"pictures/{name}.png" for name in ("reconstructions", "samples", "traversals", "kl_per_dimension")),
 }
+SCALARS = {"train/beta", "latents/active_units", "optimizer/lr", "speed/images_per_second"}
 
 
 def files(run: Path) -> set[str]:
@@ -106,18 +110,48 @@ def test_the_final_table_shows_the_numbers_of_metrics_json(finished: tuple[Path,
 
 def test_tensorboard_holds_each_term_at_each_epoch_and_the_final_metrics(finished: tuple[Path, str]) -> None:
     run, _ = finished
-    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    everything = {"scalars": 0, "images": 0, "histograms": 0}
+    events = EventAccumulator(str(run / "tensorboard"), everything).Reload()
     table = rows(run / "metrics.csv")
-    expected = {f"{split}/{term}" for split in ("train", "val", "test") for term in TERMS} | {"train/beta", "epoch"}
-    assert set(events.Tags()["scalars"]) == expected
-    for name in ("train/recon", "train/kl", "val/neg_elbo"):
+    assert set(events.Tags()["scalars"]) == SCALARS | {
+        f"{s}/{term}" for s in ("train", "val", "test") for term in TERMS
+    }
+    for name in ("train/recon", "train/kl", "val/neg_elbo", "latents/active_units"):
         assert [event.value for event in events.Scalars(name)] == pytest.approx([float(row[name]) for row in table])
         assert [event.step for event in events.Scalars(name)] == [int(row["step"]) - 1 for row in table]
     metrics = json.loads((run / "metrics.json").read_text())
     assert [event.value for event in events.Scalars("test/kl")] == pytest.approx([metrics["test/kl"]])
-    plugin = events.summary_metadata
-    assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= set(plugin)
-    assert not [path for path in (run / "tensorboard").iterdir() if path.is_dir()]
+    assert {"custom_scalars__config__", "_hparams_/experiment", "_hparams_/session_end_info"} <= set(
+        events.summary_metadata
+    )
+    started = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    assert b"model.latent_dim" in started
+    pictures = {path.removesuffix(".png").removeprefix("pictures/") for path in FILES if "pictures" in path}
+    assert set(events.Tags()["images"]) == pictures
+    steps = [int(row["step"]) - 1 for row in table]
+    for name in pictures:
+        assert [event.step for event in events.Images(name)] == steps
+    assert [event.step for event in events.Histograms("latents/kl_per_dimension")] == steps
+    projector = (run / "tensorboard" / "projector_config.pbtxt").read_text()
+    (folder,) = (path for path in (run / "tensorboard").iterdir() if path.is_dir())
+    assert f"{folder.name}/posterior_means/sprite.png" in projector
+    assert len((folder / "posterior_means" / "tensors.tsv").read_text().splitlines()) == 130
+    last = (run / "pictures" / "samples.png").read_bytes()
+    assert same_pixels(events.Images("samples")[-1].encoded_image_string, last)
+
+
+def same_pixels(first: bytes, second: bytes) -> bool:
+    """Whether two PNG files hold the same pixels."""
+    one, other = (Image.open(io.BytesIO(data)).convert("RGB") for data in (first, second))
+    return one.size == other.size and one.tobytes() == other.tobytes()
+
+
+def test_a_collapsed_posterior_is_an_alarm(train: Command, tiny_root: Path, tmp_path: Path) -> None:
+    result = train(*SMALL, "objective.beta=1e4", "hydra.run.dir=run", cwd=tmp_path, data=tiny_root)
+    assert result.returncode == 0, result.stderr
+    alarm = json.loads((tmp_path / "run" / "status.json").read_text())["alarm"]
+    assert alarm.startswith("posterior collapse: 0 of 3 latent dimensions are active; try annealing=linear")
+    assert f"warning: {alarm}" in result.stderr
 
 
 def test_checkpoints_load_without_pickle_and_best_is_the_best_epoch(finished: tuple[Path, str]) -> None:
@@ -229,7 +263,7 @@ def test_a_sweep_runs_its_jobs_apart_and_goes_on_after_a_failure(
     for row in table:
         job = sweep / row["folder"]
         if row["state"] == "finished":
-            assert files(job) == FILES
+            assert files(job) == {name for name in FILES if not name.startswith("pictures")}  # no gallery there
             assert float(row["val/neg_elbo"]) == json.loads((job / "metrics.json").read_text())["val/neg_elbo"]
         else:
             assert "the loss is above the limit" in json.loads((job / "status.json").read_text())["reason"]

@@ -104,10 +104,13 @@ def test_a_wrong_value_is_refused_with_what_is_allowed(override: str, expected: 
 
 
 def test_every_rule_is_about_a_key_that_exists() -> None:
+    def has(node: object, names: list[str]) -> bool:
+        return not names or (isinstance(node, dict) and names[0] in node and has(node[names[0]], names[1:]))
+
     for key in RULES:
-        section, _, name = key.rpartition(".")
-        files = (CONF / section).glob("*.yaml") if section else [CONF / "config.yaml"]
-        assert any(name in OmegaConf.load(file) for file in files), key
+        group, *names = key.split(".")
+        files = (CONF / group).glob("*.yaml") if names else [CONF / "config.yaml"]
+        assert any(has(OmegaConf.to_container(OmegaConf.load(file)), names or [group]) for file in files), key
 
 
 @pytest.mark.parametrize(

@@ -25,13 +25,20 @@ ALLOWED = {
     "ppca": {"torch", "lightning", "distributions"},
     "build": {"torch", "lightning", "annealing"},
     "config": {"omegaconf"},
-    "runs": {"omegaconf", "tqdm", "filelock", "config"},
+    "runs": {"omegaconf", "tqdm", "filelock", "PIL", "config"},
     "callbacks": {"torch", "lightning", "tqdm", "runs"},
     "cli": {"hydra", "yaml", "omegaconf", "config", "runs"},
     "quadrature": {"torch", "numpy"},
     "posterior_grid": {"torch", "rng", "distributions", "module", "objectives", "quadrature"},
     "posterior_picture": {"torch", "matplotlib", "distributions", "posterior_grid", "quadrature"},
-    "evaluation": {"torch", "rng", "module"},
+    "evaluation": {"torch", "codes", "data", "distributions", "quality", "rng", "module"},
+    "codes": {"torch", "sklearn", "distributions"},
+    "quality": {"torch", "torchmetrics", "rng", "data"},
+    "explorer": {"torch", "data", "distributions", "evaluation", "module", "networks", "explorer"},
+    "extras": set(),
+    "drawing": {"torch", "PIL"},
+    "views": {"torch", "PIL", "sklearn", "drawing", "rng", "distributions", "module"},
+    "gallery": {"torch", "lightning", "runs", "evaluation", "views"},
     "identities": {"torch", "rng", "networks", "distributions", "objectives", "quadrature", "identities"},
 }
 # package -> the only module that may import it
@@ -79,7 +86,10 @@ def test_files_and_functions_are_short() -> None:
                 assert node.end_lineno - node.lineno <= 45, f"{file}: {node.name}"
 
 
-@pytest.mark.parametrize("module", ["train", "sweep", "evaluate", "verify"])
+COMMANDS = ("train", "sweep", "evaluate", "verify", "pictures", "report", "explore", "export")
+
+
+@pytest.mark.parametrize("module", COMMANDS)
 def test_a_command_imports_nothing_heavy_before_it_is_needed(module: str) -> None:
     code = f"import sys, vae_lightning.{module}; print(*sorted({HEAVY!r} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""

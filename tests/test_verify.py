@@ -152,6 +152,7 @@ def untrained(run: Path, latents: int) -> Path:
     folder.write_overrides(run, cfg, [])
     (run / "checkpoints").mkdir()
     torch.save({"state_dict": build_module(cfg).state_dict(), "global_step": 0}, run / folder.BEST)
+    folder.set_status(run, "finished")
     return run
 
 
@@ -182,7 +183,7 @@ def test_a_trained_run_adds_up_and_has_a_picture(train: Command, tmp_path: Path)
     assert_adds_up(result.stdout, 2)
     picture = tmp_path / "run" / "pictures" / "verify.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert sorted(tmp_path.rglob("*")) == sorted([*before, picture.parent, picture])
+    assert sorted(tmp_path.rglob("*")) == sorted([*before, picture])
 
 
 def test_one_latent_dimension(

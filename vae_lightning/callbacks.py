@@ -70,6 +70,10 @@ class Recorder(Checkpoint):
             "images_per_second": trainer.datamodule.images_in("train") / (trained - self.started),
         }
         self.rows.append(row)
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        trainer.logger.log_metrics(
+            {"optimizer/lr": rate, "speed/images_per_second": row["images_per_second"]}, trainer.global_step - 1
+        )
         self.save(trainer, best=row is self.best())
         if trainer.is_global_zero:
             runs.write_csv(self.run / "metrics.csv", self.rows)

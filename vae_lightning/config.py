@@ -74,6 +74,9 @@ RULES: dict[str, tuple[Callable[[object], bool], str]] = {
     "trainer.devices": (lambda v: whole(v, 1), "an integer >= 1"),
     "trainer.precision": (lambda v: v in PRECISIONS, "one of 32, bf16-mixed, 16-mixed"),
     "accelerator.num_nodes": (lambda v: whole(v, 1), "an integer >= 1"),
+    "callbacks.gallery.every_n_epochs": (lambda v: whole(v, 1), "an integer >= 1"),
+    "callbacks.gallery.images": (lambda v: whole(v, 2), "an integer >= 2"),
+    "callbacks.gallery.collapse_below": (lambda v: number(v, 0) and v <= 1, "a number from 0 to 1"),
     "seed": (lambda v: v is None or whole(v, 0, 2**32 - 1), "an integer from 0 to 4294967295, or null"),
     "trust": (lambda v: isinstance(v, bool), "true or false"),
 }
@@ -101,8 +104,10 @@ def validate(cfg: DictConfig) -> None:
     """Raises ValueError, one line with key, value and what is allowed, for the first value that is wrong."""
     plain = OmegaConf.to_container(own_part(cfg), resolve=True, throw_on_missing=True)
     for key, (allowed, expected) in RULES.items():
-        section, _, name = key.rpartition(".")
-        place = plain.get(section, {}) if section else plain
+        *sections, name = key.split(".")
+        place = plain
+        for section in sections:
+            place = place.get(section, {})
         if name in place and not allowed(place[name]):
             raise ValueError(f"{key}={show(place[name])}: must be {expected}")
     validate_together(cfg)

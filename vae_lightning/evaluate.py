@@ -1,4 +1,4 @@
-"""Evaluate: ``python -m vae_lightning.evaluate run=RUN``. NLL by importance sampling, ELBO terms, active units."""
+"""Evaluate: ``python -m vae_lightning.evaluate run=RUN``. NLL by importance sampling, information, codes, pictures."""
 
 import sys
 from pathlib import Path
@@ -12,8 +12,6 @@ from vae_lightning import cli, config, runs
 if TYPE_CHECKING:
     from vae_lightning.loading import Loaded
 
-BATCH = 100
-
 
 def main() -> None:
     """The command line."""
@@ -24,10 +22,10 @@ def main() -> None:
         with cli.usage(ValueError):
             if not config.whole(cfg.samples, 1):
                 raise ValueError(f"samples={cfg.samples}: must be an integer >= 1")
-            runs.read_config(Path(cfg.run), "run")  # before anything heavy is imported
+            runs.require(Path(cfg.run), "run")  # before anything heavy is imported
             from vae_lightning import loading
 
-            loaded = loading.load(Path(cfg.run), "run", cfg.checkpoint, cfg.trust)
+            loaded = loading.load(Path(cfg.run), cfg.checkpoint, cfg.trust)
         evaluate(cfg, loaded)
 
 
@@ -41,7 +39,7 @@ def evaluate(cfg: DictConfig, loaded: "Loaded") -> None:
     runs.write_json(run / "evaluation.json", found)
     with SummaryWriter(str(run / "tensorboard")) as writer:
         for name, value in found.items():
-            if isinstance(value, float) or name == "active_units":
+            if isinstance(value, int | float):
                 writer.add_scalar(f"evaluation/{name}", value, loaded.step)
     width = max(len(name) for name in found)
     for name, value in found.items():
@@ -49,39 +47,22 @@ def evaluate(cfg: DictConfig, loaded: "Loaded") -> None:
 
 
 def measure(cfg: DictConfig, loaded: "Loaded") -> dict[str, float | int]:
-    """The figures over all test images, in nats per image."""
-    import torch
-
+    """The figures over all test images; terms in nats per image."""
     from vae_lightning import evaluation, trainers
 
     _, module, data, _ = loaded
     trainer = trainers.build_trainer(loaded.cfg)
     (terms,) = trainer.test(module, data, verbose=False)  # the same code and noise as at the end of training
-    module.eval()
-    device = data.images["test"].device
-    module.to(device)
-    values, means = [], []
+    module.eval().to(data.images["test"].device)
     hidden = not sys.stderr.isatty()
     with tqdm(total=data.images_in("test") * cfg.samples, unit="sample", unit_scale=True, disable=hidden) as bar:
-        for index in torch.arange(data.images_in("test"), device=device).split(BATCH):
-            x = data.images["test"][index].float() / 255
-            condition = tuple(labels[index] for labels in data.conditions("test"))
-            size = len(index)
-            values.append(
-                evaluation.log_likelihood(
-                    module, x, index, cfg.samples, condition, done=lambda count, size=size: bar.update(count * size)
-                )
-            )
-            with torch.no_grad():
-                means.append(module.encoder(x, *condition).mean)
-                log_normalizer = module.decoder(means[-1][None], *condition).log_normalizer
-    nll = -torch.cat(values)
+        nll = -evaluation.log_likelihoods(module, data, cfg.samples, bar.update)
     return {
         "nll": float(nll.mean()),
         "nll_se": float(nll.std() / len(nll) ** 0.5),
-        "log_normalizer": float(log_normalizer),
         **{name: terms[f"test/{name}"] for name in ("neg_elbo", "recon", "kl")},
-        "active_units": evaluation.active_units(torch.cat(means)),
+        **evaluation.codes_of(module, data),
+        **evaluation.pictures_of(module, data),
     }
 
 

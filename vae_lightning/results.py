@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from vae_lightning import runs
@@ -35,6 +36,7 @@ UNCOMPARED = (
     "image_shape",
     "trust",
 )
+EMBEDDED = 1000  # test images in the embedding projector
 TERMS = ("recon", "kl", "neg_elbo")
 
 
@@ -66,7 +68,7 @@ def conclude(cfg: DictConfig, trainer: Trainer, module: VAE, data: ImageData, ru
     if getattr(module.decoder, "discrete", False):
         metrics["test/bits_per_dim"] = bits_per_dim(metrics["test/neg_elbo"], data.pixels)
     runs.write_json(run / "metrics.json", metrics)
-    write_tensorboard(cfg, trainer, metrics, test)
+    write_tensorboard(trainer, module, data, test)
     print(table(cfg, metrics, data, run))
 
 
@@ -90,17 +92,48 @@ def device_name(device: torch.device) -> str:
     return f"{device.type} ({torch.get_num_threads()} threads)" if device.type == "cpu" else device.type
 
 
-def write_tensorboard(cfg: DictConfig, trainer: Trainer, metrics: dict[str, object], test: dict[str, float]) -> None:
-    """The test terms as scalars at the last step, and one hparams summary that shows the final metrics."""
+@rank_zero_only
+def begin_hparams(cfg: DictConfig, trainer: Trainer) -> None:
+    """Lists hyper-parameters and final metrics for TensorBoard, which takes their values from the run's scalars.
+
+    Written when a run begins: so it is the same for one that fails, and no metric has a made-up value before its time.
+    """
     from torch.utils.tensorboard.summary import hparams
 
-    writer = trainer.logger.experiment
-    for name, value in test.items():
-        writer.add_scalar(name, value, trainer.global_step)
-    scores = {name: value for name, value in metrics.items() if "/" in name}
-    for summary in hparams(flatten(OmegaConf.to_container(own_part(cfg), resolve=True)), scores):
+    splits = ("train", "val", "test") if cfg.data.val_size else ("train", "test")
+    scores = {f"{split}/{term}": 0.0 for split in splits for term in ("neg_elbo", "recon", "kl", "loss")}
+    experiment, session, _ = hparams(flatten(OmegaConf.to_container(own_part(cfg), resolve=True)), scores)
+    for summary in (experiment, session):
+        trainer.logger.experiment.file_writer.add_summary(summary)
+
+
+@rank_zero_only
+def end_hparams(trainer: Trainer, status: str) -> None:
+    """Says in TensorBoard how the run ended: SUCCESS or FAILURE."""
+    from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+    from tensorboard.plugins.hparams import api_pb2, metadata
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
+    from torch.utils.tensorboard import SummaryWriter
+
+    end = SessionEndInfo(status=api_pb2.Status.Value(f"STATUS_{status}"))
+    content = HParamsPluginData(session_end_info=end, version=metadata.PLUGIN_DATA_VERSION).SerializeToString()
+    data = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="hparams", content=content))
+    summary = Summary(value=[Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=data)])
+    with SummaryWriter(trainer.logger.log_dir) as writer:  # Lightning closes its own when a run fails
         writer.file_writer.add_summary(summary)
-    writer.flush()
+
+
+def write_tensorboard(trainer: Trainer, module: VAE, data: ImageData, test: dict[str, float]) -> None:
+    """The test terms as scalars at the last step, and posterior means with their images for the embedding projector."""
+    writer, step = trainer.logger.experiment, trainer.global_step
+    for name, value in test.items():
+        writer.add_scalar(name, value, step)
+    images = data.images["test"][:EMBEDDED].float() / 255
+    condition = [labels[:EMBEDDED] for labels in data.conditions("test")]
+    with torch.no_grad():
+        means = module.eval().to(images.device).encoder(images, *condition).mean
+    writer.add_embedding(means, data.labels["test"][:EMBEDDED].tolist(), images, step, "posterior_means")
+    end_hparams(trainer, "SUCCESS")
 
 
 def flatten(node: dict[str, object], prefix: str = "") -> dict[str, object]:

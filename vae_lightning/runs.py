@@ -12,12 +12,16 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from vae_lightning.config import own_part
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 LAST = Path("checkpoints", "last.ckpt")
 BEST = Path("checkpoints", "best.ckpt")
@@ -91,14 +95,19 @@ def write_config(run: Path, cfg: DictConfig) -> None:
     replace(run / ".hydra" / "config.yaml", OmegaConf.to_yaml(own_part(cfg), resolve=True))
 
 
+def require(run: Path, key: str) -> None:
+    """ValueError, naming ``key``, where the folder holds no run."""
+    if not (run / ".hydra" / "config.yaml").is_file():
+        raise ValueError(f"{key}={run}: must be a run folder (no .hydra/config.yaml there)")
+
+
 def read_config(run: Path, key: str) -> tuple[DictConfig, list[str]]:
     """The stored configuration and overrides of a run; ValueError, naming ``key``, where there is none.
 
     Whatever it says of trust does not count: that is for who reads it to say. Nor does it fall back on other data than
     the run was trained on.
     """
-    if not (run / ".hydra" / "config.yaml").is_file():
-        raise ValueError(f"{key}={run}: must be a run folder (no .hydra/config.yaml there)")
+    require(run, key)
     overrides = OmegaConf.load(run / ".hydra" / "overrides.yaml")
     cfg = OmegaConf.load(run / ".hydra" / "config.yaml")
     cfg.trust = False
@@ -107,9 +116,26 @@ def read_config(run: Path, key: str) -> tuple[DictConfig, list[str]]:
 
 
 def set_status(run: Path, state: str, reason: str | None = None) -> None:
-    """Writes status.json: the state, and the reason where it failed."""
+    """Writes status.json: the state, the reason where it failed, and the alarm of a run that goes on or has ended."""
     assert state in STATES
-    write_json(run / "status.json", {"state": state} | ({"reason": reason} if reason else {}))
+    alarm = read_json(run / "status.json").get("alarm")
+    status = {"state": state, "reason": reason, "alarm": alarm}
+    write_json(run / "status.json", {key: value for key, value in status.items() if value})
+
+
+def set_alarm(run: Path, alarm: str | None) -> None:
+    """Adds an alarm to status.json, or takes it away."""
+    status = read_json(run / "status.json")
+    status["alarm"] = alarm
+    write_json(run / "status.json", {key: value for key, value in status.items() if value})
+
+
+def save_picture(path: Path, picture: "Image.Image") -> None:
+    """Writes a PNG in one step."""
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    picture.save(temporary, format="PNG", compress_level=1)
+    os.replace(temporary, path)
 
 
 def read_json(path: Path) -> dict[str, object]:

@@ -20,7 +20,11 @@ from omegaconf import DictConfig, OmegaConf
 from vae_lightning import cli, config, runs
 
 SCORES = ("val/neg_elbo", "train/neg_elbo")  # what a sweeper minimises: the first that a run has
-COLUMNS = ("val/recon", "val/kl", "val/neg_elbo", "test/recon", "test/kl", "test/neg_elbo")
+COLUMNS = (
+    *("val/recon", "val/kl", "val/neg_elbo", "test/recon", "test/kl", "test/neg_elbo"),
+    "latents/active_units",
+)
+FIXED = ("state", *COLUMNS, "folder", "reason")  # columns that are no override
 
 
 def run(args: argparse.Namespace) -> None:

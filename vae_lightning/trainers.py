@@ -3,6 +3,7 @@
 import inspect
 import logging
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,15 @@ def check_device(cfg: DictConfig) -> None:
         raise ValueError("trainer.precision=16-mixed: must be 32 or bf16-mixed on a CPU")
 
 
+class Scalars(TensorBoardLogger):
+    """Lightning's logger without the scalar ``epoch`` that it adds to every step."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Writes all but the epoch."""
+        super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
+
+
 def tensorboard(run: Path, checkpoint: Path | None) -> TensorBoardLogger:
     """One event file series in run/tensorboard; a resumed run hides what was written after its checkpoint."""
     purge = torch.load(checkpoint, weights_only=True, mmap=True)["global_step"] if checkpoint else None
-    return TensorBoardLogger(run, name="tensorboard", version="", default_hp_metric=False, purge_step=purge)
+    return Scalars(run, name="tensorboard", version="", default_hp_metric=False, purge_step=purge)

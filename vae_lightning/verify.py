@@ -49,7 +49,7 @@ def load(cfg: DictConfig) -> "Loaded":
     """The run; ValueError where there is none, or it has more latent dimensions than a grid can hold."""
     from vae_lightning import loading, posterior_grid
 
-    loaded = loading.load(Path(cfg.run), "run", cfg.checkpoint, cfg.trust)
+    loaded = loading.load(Path(cfg.run), cfg.checkpoint, cfg.trust)
     if loaded.module.latent_dim > posterior_grid.MOST_LATENTS:
         found = f"run={cfg.run}: model.latent_dim={loaded.module.latent_dim}"
         raise ValueError(f"{found}, must be 1 or 2, as z is integrated over on a grid")

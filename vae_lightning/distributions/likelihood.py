@@ -49,7 +49,8 @@ class Likelihood(Part):
 
     def decode(self, z: Tensor, *condition: Tensor) -> Tensor:
         """The network's outputs for z (K, B, L), at least float32: (K, B, outputs * C, H, W)."""
-        return full_precision(self.network(z.flatten(0, 1), *condition)).unflatten(0, z.shape[:2])
+        outputs = full_precision(self.network(z.flatten(0, 1), *condition))
+        return outputs.view(*z.shape[:2], *outputs.shape[1:])  # a third of the time of unflatten
 
 
 def mean_activation_of(name: str) -> Callable[[Tensor], Tensor]:

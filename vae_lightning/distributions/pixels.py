@@ -15,7 +15,7 @@ from torch import Tensor
 
 def per_image(pixels: Tensor) -> Tensor:
     """Sum over an image: (K, B, C, H, W) -> (K, B)."""
-    return pixels.flatten(2).sum(-1)
+    return pixels.sum((2, 3, 4))
 
 
 def bits_per_dim(nats: Tensor | float, pixels: int) -> Tensor | float:

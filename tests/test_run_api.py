@@ -1,0 +1,238 @@
+"""A run from Python: its numbers are the module's and evaluate's, and what cannot be is refused in one line."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Command
+from omegaconf import OmegaConf
+from tiny import tiny, tiny_model
+from torch import Tensor
+
+from vae_lightning import evaluate, load_run, loading, runs
+from vae_lightning.run_api import Encoding, Run
+
+ROOT = Path(__file__).parent.parent
+SMALL = ("model.latent_dim=3", "model.hidden_dims=[16]", "data.val_size=100", "trainer.max_epochs=2")
+
+
+@pytest.fixture(scope="module")
+def trained(train: Command, tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    result = train(*SMALL, "accelerator=cpu", "hydra.run.dir=run", cwd=folder, data=tiny_root)
+    assert result.returncode == 0, result.stderr
+    return folder / "run"
+
+
+def tiny_run(*overrides: str) -> tuple[Run, Tensor]:
+    """A run of a tiny model in memory, and images for it."""
+    cfg = tiny(*overrides)
+    module, x, _ = tiny_model(cfg)
+    return Run(Path("run"), cfg, module.eval(), "best", 0), x
+
+
+def test_the_readmes_example_runs(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "README.md").read_text().partition("## Use a run from Python")[2]
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL).group(1)
+    assert len(code.splitlines()) <= 10
+    shutil.copytree(trained, tmp_path / re.search(r'load_run\("(.*?)"', code).group(1))
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+
+
+def test_the_numbers_are_those_of_evaluate(trained: Path) -> None:
+    run = load_run(str(trained))
+    assert (run.checkpoint, run.step > 0) == ("best", True)
+    found = evaluate.measure(OmegaConf.create({"samples": 20}), loading.load(trained))
+    assert float(-run.log_prob(run.images(), num_samples=20).mean()) == pytest.approx(found["nll"], rel=1e-6)
+    stored = torch.load(trained / runs.LAST, weights_only=True)
+    last = load_run(trained, checkpoint="last")
+    assert (last.checkpoint, last.step) == ("last", stored["global_step"])
+    assert run.images("train").shape == (500, 1, 28, 28)
+    assert run.labels("val").shape == (100,)
+    with pytest.raises(ValueError, match=r"^split=dev: must be one of train, val, test"):
+        run.images("dev")
+
+
+def test_no_data_are_needed(trained: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    config = run / ".hydra" / "config.yaml"
+    config.write_text(
+        re.sub(
+            r"root: .*",
+            f"root: {tmp_path}/none",
+            re.sub(r"mirrors:\n(\s*- .*\n)+", "mirrors: []\n", config.read_text()),
+        )
+    )
+    assert load_run(run).sample(2).shape == (2, 1, 28, 28)
+
+
+@pytest.mark.parametrize("posterior", ["diagonal_normal", "full_normal", "flow"])
+def test_encode_gives_the_moments_of_draws(posterior: str) -> None:
+    run, x = tiny_run(f"posterior={posterior}")
+    found = run.encode(x)
+    with torch.no_grad():
+        z = run.module.encoder(x).rsample(torch.randn(20_000, len(x), 2, generator=torch.Generator().manual_seed(0)))
+    rough = posterior == "flow"  # 256 draws
+    torch.testing.assert_close(found.mean, z.mean(0), rtol=0, atol=0.3 if rough else 0.05)
+    torch.testing.assert_close(found.std, z.std(0), rtol=0.2 if rough else 0.03, atol=0)
+    assert torch.equal(run.encode(x).std, found.std)
+    with torch.no_grad():
+        assert torch.equal(run.reconstruct(x), run.module.decoder(found.mean[None]).mean[0])
+
+
+@pytest.mark.parametrize("prior", ["standard_normal", "mixture", "vamp", "flow"])
+def test_samples_are_decoded_draws_of_the_prior(prior: str) -> None:
+    run, _ = tiny_run(f"prior={prior}")
+    images = run.sample(5)
+    assert images.shape == (5, 1, 4, 4)
+    assert torch.equal(images, run.sample(5, seed=0))
+    assert not torch.equal(images, run.sample(5, seed=1))
+    with torch.no_grad():
+        z = run.module.prior(run.module.encoder).sample(20_000, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(run.sample(20_000).mean(0), run.decode(z).mean(0), rtol=0, atol=0.02)
+
+
+def test_images_may_be_bytes_or_fractions_and_have_no_channel() -> None:
+    run, x = tiny_run()
+    expected = run.encode(x)
+    for same in ((x * 255).round().to(torch.uint8), x[:, 0], x.double(), x.numpy()):
+        torch.testing.assert_close(run.encode(same), expected)
+    torch.testing.assert_close(run.encode(x[0, 0]), Encoding(expected.mean[:1], expected.std[:1]))
+    # an image's log p(x) does not depend on what comes after it
+    torch.testing.assert_close(run.log_prob(x[:2], 50), run.log_prob(x, 50)[:2])
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.rand(2, 1, 5, 4), r"^x: must have shape \(N, 1, 4, 4\), \(N, 4, 4\) or \(4, 4\), got \(2, 1, 5, 4\)$"),
+        (torch.rand(2, 3, 4, 4), r"^x: must have shape"),
+        (torch.rand(16), r"^x: must have shape"),
+        (torch.rand(0, 1, 4, 4), r"^x: must hold at least one image$"),
+        (
+            torch.full((1, 4, 4), 255.0),
+            r"^x: must be uint8 in \[0, 255\] or float in \[0, 1\], got float32 from 255 to",
+        ),
+        (torch.full((1, 4, 4), torch.nan), r"^x: must be uint8 in .* got float32 from nan to nan$"),
+        (torch.ones(1, 4, 4, dtype=torch.int64), r"^x: must be uint8 .* got int64"),
+    ],
+)
+def test_what_cannot_be_images_is_refused(x: Tensor, message: str) -> None:
+    run, _ = tiny_run()
+    for call in (run.encode, run.reconstruct, run.log_prob):
+        with pytest.raises(ValueError, match=message):
+            call(x)
+
+
+def test_pixels_outside_the_support_have_no_log_prob() -> None:
+    run, x = tiny_run("likelihood=bernoulli")
+    assert run.log_prob(x, 10).shape == (6,)
+    with pytest.raises(ValueError, match="must be 0 and 1 only"):
+        run.log_prob(x * 0.5, 10)
+    assert run.encode(x * 0.5).mean.shape == (6, 2)
+    grey, x = tiny_run("likelihood=bernoulli", "likelihood.grey=true")
+    assert grey.log_prob(x, 10).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda run: run.sample(0), "^count=0: must be an integer >= 1$"),
+        (lambda run: run.log_prob(torch.rand(4, 4), num_samples=0), "^num_samples=0: must be an integer >= 1$"),
+        (lambda run: run.decode(torch.zeros(2, 3)), r"^z: must have shape \(N, 2\), got \(2, 3\)$"),
+        (lambda run: run.sample(2, label=1), "^label: must be left out, as this model is not conditional$"),
+    ],
+)
+def test_other_mistakes_are_one_line(call: Callable[[Run], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(tiny_run()[0])
+
+
+def test_a_conditional_model_takes_labels() -> None:
+    run, x = tiny_run("model.conditional=true")
+    labels = torch.arange(6) % 3
+    with torch.no_grad():
+        torch.testing.assert_close(run.encode(x, label=labels).mean, run.module.encoder(x, labels).mean)
+    assert torch.equal(run.reconstruct(x, label=2), run.reconstruct(x, label=torch.full((6,), 2)))
+    assert not torch.equal(run.sample(4, label=2), run.sample(4, label=3))
+    assert run.sample(4, label=[1, 2, 3, 4]).shape == (4, 1, 4, 4)
+    assert run.log_prob(x, 10, label=labels).isfinite().all()
+    allowed = "an integer from 0 to 9, or 6 of them"
+    for wrong, message in (
+        (None, f"^label: must be given, {allowed}, as this model is conditional$"),
+        (10, f"^label: must be {allowed}, got 10 to 10$"),
+        (-1, f"^label: must be {allowed}, got -1"),
+        (torch.arange(5), f"^label: must be {allowed}, got torch.int64 of shape"),
+        (1.0, f"^label: must be {allowed}, got torch.float32"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run.reconstruct(x, label=wrong)
+
+
+def damage(run: Path, name: str) -> None:
+    """Makes one thing wrong with a run folder."""
+    config, best = run / ".hydra" / "config.yaml", run / runs.BEST
+    if name == "none":
+        shutil.rmtree(run)
+    elif name == "no checkpoint":
+        shutil.rmtree(run / "checkpoints")
+        runs.set_status(run, "interrupted")
+    elif name == "checkpoint cut":
+        best.write_bytes(best.read_bytes()[:1000])
+    elif name == "other checkpoint":
+        torch.save({"weights": 1}, best)
+    elif name == "config cut":
+        config.write_text(config.read_text()[:30] + "\n :")
+    elif name == "no overrides":
+        (run / ".hydra" / "overrides.yaml").unlink()
+    elif name == "key gone":
+        config.write_text(config.read_text().replace("image_shape:", "shape:"))
+    elif name == "other class":
+        config.write_text(config.read_text().replace("vae_lightning.distributions.StandardNormalPrior", "os.system"))
+    elif name == "class gone":
+        config.write_text(config.read_text().replace("StandardNormalPrior", "FormerPrior"))
+    elif name == "other width":
+        config.write_text(config.read_text().replace("- 16", "- 17"))
+    elif name == "status cut":
+        (run / "status.json").write_text('{"state": ')
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("none", "must be a run folder"),
+        ("no checkpoint", r"has no checkpoint yet \(interrupted\); resume=.* goes on with its training"),
+        ("checkpoint cut", "best.ckpt is damaged; the other one is checkpoint=last"),
+        ("other checkpoint", "best.ckpt is not a checkpoint of this package"),
+        ("config cut", ".hydra is damaged"),
+        ("no overrides", ".hydra is damaged"),
+        ("key gone", r"version 0.* wrote it, and 0.* cannot build it"),
+        ("other class", "_target_=os.system: must be in .*trust=true"),
+        ("class gone", r"cannot build it \(.*no such class"),
+        ("other width", "its weights do not fit its configuration; take version 0"),
+        ("status cut", "status.json is damaged"),
+    ],
+)
+def test_a_damaged_run_says_so_in_one_line(trained: Path, tmp_path: Path, name: str, message: str) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    damage(run, name)
+    with pytest.raises(ValueError, match=message) as error:
+        load_run(run)
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=r"^checkpoint=first: must be best or last$"):
+        load_run(run, checkpoint="first")
+
+
+def test_an_unfinished_run_loads_with_a_warning(
+    trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    assert load_run(run).step > 0
+    assert not caplog.records
+    runs.set_status(run, "interrupted")
+    assert load_run(run).step > 0
+    assert "is not finished (interrupted); these are the weights of its step" in caplog.text
