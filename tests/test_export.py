@@ -70,8 +70,6 @@ def test_every_posterior_is_exported(posterior: str, conditional: str, form: str
 @pytest.mark.parametrize("form", ["onnx", "torch_export"])
 @pytest.mark.parametrize(("conditional", "likelihood"), [(i % 2, name) for i, name in enumerate(options("likelihood"))])
 def test_every_likelihood_is_exported(likelihood: str, conditional: int, form: str, tmp_path: Path) -> None:
-    if likelihood == "discretized_logistic" and form == "torch_export":
-        pytest.skip("the same trace as for onnx, and it takes seconds: its mean is a sum of 255 terms")
     model = stored(f"likelihood={likelihood}", f"model.conditional={bool(conditional)}")
     assert_same(model, form, tmp_path, ("decoder",))
 
