@@ -160,6 +160,11 @@ class ImageData(LightningDataModule):
         """What a conditional model is told of each image: the labels (N,)."""
         return (self.labels[split],) if self.conditional else ()
 
+    def inputs(self, split: str, index: Tensor | slice) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """What a model is called with for images of a split: x (B, C, H, W) in [0, 1], and its conditions (B,)."""
+        x = self.images[split][index].float() / 255
+        return x, tuple(values[index] for values in self.conditions(split))
+
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """The batch as it is: it was made on the device."""
         return batch

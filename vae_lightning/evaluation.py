@@ -57,7 +57,7 @@ def batches(data: ImageData, split: str, size: int = BATCH) -> Iterator[tuple[Te
     """Positions (B,), images (B, C, H, W) in [0, 1] and what a conditional model is told, of a split."""
     images = data.images[split]
     for index in torch.arange(len(images), device=images.device).split(size):
-        yield index, images[index].float() / 255, tuple(labels[index] for labels in data.conditions(split))
+        yield index, *data.inputs(split, index)
 
 
 def log_likelihoods(module: VAE, data: ImageData, samples: int, done: Callable[[int], None]) -> Tensor:

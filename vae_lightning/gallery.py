@@ -42,20 +42,18 @@ class Gallery(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws, unless this epoch is left out; every rank logs the active units, which Lightning expects."""
         data = trainer.datamodule
-        condition = tuple(labels[: self.images] for labels in data.conditions("test"))
-        images = data.images["test"][: self.images].float() / 255
+        images, _ = data.inputs("test", slice(self.images))
+        about = describe(data.name, pl_module, trainer.callback_metrics, trainer.current_epoch + 1)
+        viewer = Viewer(pl_module, images, data.labels["test"][: self.images], about)
         pl_module.eval()
         with torch.no_grad():
-            means = pl_module.encoder(images, *condition).mean
-            active = active_units(means)
+            active = active_units(viewer.posterior.mean)
             pl_module.log("latents/active_units", float(active), batch_size=1)
             if trainer.is_global_zero:
                 self.watch(trainer, active, pl_module.latent_dim)
                 number = trainer.current_epoch + 1
                 if number % self.every_n_epochs == 0 or number == trainer.max_epochs:
-                    values = trainer.callback_metrics
-                    about = describe(data.name, pl_module, values, number)
-                    self.draw(trainer, Viewer(pl_module, images, data.labels["test"][: self.images], about))
+                    self.draw(trainer, viewer)
         pl_module.train()
 
     def watch(self, trainer: Trainer, active: int, latent_dim: int) -> None:

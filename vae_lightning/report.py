@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Row = dict[str, object]
+COLOUR = "#332288"
 
 
 def main() -> None:
@@ -55,7 +56,7 @@ def labels(rows: Sequence[Row]) -> list[str]:
 def rate_distortion(axes: "Axes", rows: Sequence[Row], names: Sequence[str]) -> None:
     """KL against recon on the test images; along a grey line their sum, -ELBO, is the same."""
     rate, distortion = ([row[f"test/{term}"] for row in rows] for term in ("kl", "recon"))
-    axes.scatter(rate, distortion, color="#332288", zorder=3)
+    axes.scatter(rate, distortion, color=COLOUR, zorder=3)
     for x, y, name in zip(rate, distortion, names, strict=True):
         axes.annotate(name, (x, y), xytext=(6, 4), textcoords="offset points", fontsize=9)
     axes.margins(0.15)
@@ -67,7 +68,7 @@ def rate_distortion(axes: "Axes", rows: Sequence[Row], names: Sequence[str]) -> 
 def active_units(axes: "Axes", rows: Sequence[Row], names: Sequence[str]) -> None:
     """Active units of each job."""
     values = [float(row["latents/active_units"] or 0) for row in rows]
-    bars = axes.barh(range(len(rows)), values, color="#332288")
+    bars = axes.barh(range(len(rows)), values, color=COLOUR)
     axes.bar_label(bars, [f"{value:.0f}" for value in values], padding=3)
     axes.set_yticks(range(len(rows)), names)
     axes.invert_yaxis()

@@ -128,8 +128,7 @@ def write_tensorboard(trainer: Trainer, module: VAE, data: ImageData, test: dict
     writer, step = trainer.logger.experiment, trainer.global_step
     for name, value in test.items():
         writer.add_scalar(name, value, step)
-    images = data.images["test"][:EMBEDDED].float() / 255
-    condition = [labels[:EMBEDDED] for labels in data.conditions("test")]
+    images, condition = data.inputs("test", slice(EMBEDDED))
     with torch.no_grad():
         means = module.eval().to(images.device).encoder(images, *condition).mean
     writer.add_embedding(means, data.labels["test"][:EMBEDDED].tolist(), images, step, "posterior_means")
@@ -151,9 +150,8 @@ def flatten(node: dict[str, object], prefix: str = "") -> dict[str, object]:
 
 def describe_kl(module: VAE, data: ImageData) -> str:
     """How the KL term is computed."""
-    images = data.images["train"][:1]
-    condition = [labels[:1] for labels in data.conditions("train")]
-    exact = module.to(images.device).kl_is_exact(images.float() / 255, *condition)
+    images, condition = data.inputs("train", slice(1))
+    exact = module.to(images.device).kl_is_exact(images, *condition)
     return "closed form" if exact else f"Monte Carlo, samples of an image: {module.objective.num_samples}"
 
 

@@ -85,8 +85,7 @@ def verify_run(cfg: DictConfig, loaded: "Loaded") -> bool:
 
     _, module, data, _ = loaded
     count = min(cfg.images, data.images_in("test"))
-    images = data.images["test"][:count].float() / 255
-    condition = [labels[:count] for labels in data.conditions("test")]
+    images, condition = data.inputs("test", slice(count))
     hidden = not sys.stderr.isatty()
     claims = list(tqdm(posterior_grid.claims(module, images, condition), total=count, unit="image", disable=hidden))
     print(table(claims))

@@ -7,13 +7,14 @@ differs by the weights only. Shapes: N images or points, L latent dimensions, D 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from vae_lightning import drawing, rng
-from vae_lightning.distributions import StandardNormal, kl_to_standard_normal
+from vae_lightning.distributions import Posterior, StandardNormal, kl_to_standard_normal
 from vae_lightning.module import VAE
 
 
@@ -47,10 +48,10 @@ class Viewer:
         """Means of p(x|z) for z (N, L): (N, D, H, W)."""
         return self.module.decoder(z[None], *self.condition(labels)).mean[0]
 
-    def encode(self) -> Tensor:
-        """Posterior means of all images, (N, L)."""
-        condition = (self.labels,) if self.module.classes else ()
-        return self.module.encoder(self.images, *condition).mean
+    @cached_property
+    def posterior(self) -> Posterior:
+        """q(z|x) of all images, told their own labels: computed once, however many views are drawn."""
+        return self.module.encoder(self.images, *((self.labels,) if self.module.classes else ()))
 
     def reconstructions(self, count: int = 10) -> Image.Image:
         """Images above the decoded means of their posteriors, ten a row."""
@@ -84,7 +85,7 @@ class Viewer:
         """
         kl, order = self.information()
         order = order[:most]
-        means = self.encode()
+        means = self.posterior.mean
         centre, spread = means.mean(0), (means.var(0) + self.within()).sqrt()
         factors = torch.linspace(-3, 3, steps, device=means.device)
         z = means[:1].repeat(len(order) * steps, 1).unflatten(0, (len(order), steps))
@@ -99,22 +100,20 @@ class Viewer:
 
     def within(self) -> Tensor:
         """Mean posterior variance of each latent dimension, (L,), zero where it has no closed form."""
-        posterior = self.module.encoder(self.images, *((self.labels,) if self.module.classes else ()))
-        if not hasattr(posterior, "marginals"):
+        if not hasattr(self.posterior, "marginals"):
             return torch.zeros(self.module.latent_dim, device=self.images.device)
-        return posterior.marginals().std.square().mean(0)
+        return self.posterior.marginals().std.square().mean(0)
 
     def information(self) -> tuple[Tensor, Tensor]:
         """KL to N(0, 1) of each latent dimension's marginal posterior, mean over the images, in nats; and its order.
 
         For a flow, whose marginals have no closed form, 1/2 E[mean^2], which is at most that KL.
         """
-        posterior = self.module.encoder(self.images, *((self.labels,) if self.module.classes else ()))
-        if hasattr(posterior, "marginals"):
-            marginals = posterior.marginals()
+        if hasattr(self.posterior, "marginals"):
+            marginals = self.posterior.marginals()
             kl = kl_to_standard_normal(marginals.mean[..., None], marginals.std[..., None]).mean(0)
         else:
-            kl = 0.5 * posterior.mean.square().mean(0)
+            kl = 0.5 * self.posterior.mean.square().mean(0)
         return kl, kl.argsort(descending=True)
 
     def interpolation(self, start: Tensor, end: Tensor, steps: int) -> Tensor:
@@ -139,7 +138,7 @@ class Viewer:
     def between(self, count: int, steps: int) -> Tensor:
         """Decoded interpolations between neighbouring test images: (count, steps, D, H, W)."""
         count = min(count, len(self.images) - 1)
-        means = self.encode()[: count + 1]
+        means = self.posterior.mean[: count + 1]
         z = self.interpolation(means[:-1], means[1:], steps)
         labels = self.labels[:count, None].expand(-1, steps)
         return self.decode(z.flatten(0, 1), labels.flatten()).unflatten(0, z.shape[:2])
@@ -155,7 +154,7 @@ class Viewer:
         down, right = torch.meshgrid(values.flip(0), values, indexing="ij")
         z = torch.stack([right, down], dim=-1).flatten(0, 1)
         if not isinstance(self.module.prior(self.module.encoder), StandardNormal):
-            means = self.encode()
+            means = self.posterior.mean
             z = means.mean(0) + z * (means.var(0) + self.within()).sqrt()
         labels = torch.zeros(len(z), dtype=torch.long, device=z.device)
         images = self.decode(z, labels).unflatten(0, (side, side))
@@ -163,7 +162,7 @@ class Viewer:
 
     def latents(self, projection: str = "pca", count: int = 2000) -> Image.Image:
         """Posterior means by label: the plane itself, or a projection of more dimensions onto one."""
-        means, labels = self.encode()[:count].double().cpu(), self.labels[:count].cpu()
+        means, labels = self.posterior.mean[:count].double().cpu(), self.labels[:count].cpu()
         title = "Posterior means"
         if self.module.latent_dim == 1:
             means = torch.cat([means, torch.zeros_like(means)], dim=1)

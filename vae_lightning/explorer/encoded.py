@@ -34,7 +34,7 @@ def encode(module: VAE, data: ImageData, count: int, done: Callable[[int], None]
     parts: list[tuple[Tensor, ...]] = []
     with torch.no_grad():
         for index in torch.arange(len(images)).split(BATCH):
-            x, condition = images[index].float() / 255, tuple(values[index] for values in data.conditions("test"))
+            x, condition = data.inputs("test", index)
             terms = module(x, image_noise(index, SAMPLES, module.latent_dim, block=0), *condition)
             marginals = isinstance(terms.posterior, DiagonalNormal | FullNormal)
             std = terms.posterior.marginals().std if marginals else terms.z.std(0)
