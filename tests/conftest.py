@@ -3,11 +3,12 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from browser import BROWSERS, Browser, installed
 from torch import Tensor
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -63,3 +64,13 @@ def train() -> Command:
         return subprocess.run(arguments, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 
     return command
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    path = installed()
+    if path is None or sys.platform == "win32":
+        pytest.skip(f"no browser is installed here: {', '.join(BROWSERS)}")
+    found = Browser(path, tmp_path_factory.mktemp("profile"))
+    yield found
+    found.close()

@@ -1,19 +1,15 @@
 """The page of the explore command: every decoder gives PyTorch's pixels in a real browser, and a hand moves them."""
 
-import itertools
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from browser import Browser
 from tiny import tiny, tiny_model
 from torch import Tensor, nn
 
@@ -28,91 +24,8 @@ from vae_lightning.explorer.translate import translate
 from vae_lightning.loading import load
 from vae_lightning.trainers import build_module
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 PIXEL = 1e-3  # how far a decoded pixel may be from PyTorch's
-
-
-class Browser:
-    """One page of a headless Chromium, spoken to in its DevTools protocol through a pair of pipes."""
-
-    def __init__(self, path: str, profile: Path) -> None:
-        (commands, self.commands), (self.answers, answers) = os.pipe(), os.pipe()
-
-        def pipes() -> None:  # where --remote-debugging-pipe looks for them
-            first, second = os.dup(commands), os.dup(answers)
-            os.dup2(first, 3)
-            os.dup2(second, 4)
-
-        flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", f"--user-data-dir={profile}"]
-        command = [path, *flags, "--window-size=1280,900", "--remote-debugging-pipe", "about:blank"]
-        nothing = subprocess.DEVNULL
-        self.process = subprocess.Popen(command, preexec_fn=pipes, close_fds=False, stdout=nothing, stderr=nothing)
-        os.close(commands)
-        os.close(answers)
-        self.numbers, self.received, self.events = itertools.count(), b"", []
-        self.session: dict[str, str] = {}
-        target = self.call("Target.createTarget", url="about:blank")
-        attached = self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
-        self.session = {"sessionId": attached["sessionId"]}
-        for domain in ("Page", "Network", "Runtime", "Log"):
-            self.call(f"{domain}.enable")
-
-    def call(self, method: str, **params: object) -> dict[str, Any]:
-        number = next(self.numbers)
-        message = json.dumps({"id": number, "method": method, "params": params, **self.session}).encode() + b"\0"
-        while message:
-            message = message[os.write(self.commands, message) :]
-        while (answer := self.receive()).get("id") != number:
-            self.events.append(answer)
-        assert "error" not in answer, answer
-        return answer["result"]
-
-    def receive(self) -> dict[str, Any]:
-        while b"\0" not in self.received:
-            part = os.read(self.answers, 1 << 20)
-            assert part, "the browser is gone"
-            self.received += part
-        line, _, self.received = self.received.partition(b"\0")
-        return json.loads(line)
-
-    def js(self, expression: str) -> Any:
-        found = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in found, found["exceptionDetails"]
-        return found["result"].get("value")
-
-    def until(self, expression: str) -> None:
-        end = time.monotonic() + 20
-        while not self.js(expression):
-            assert time.monotonic() < end, expression
-            time.sleep(0.02)
-
-    def open(self, page: Path) -> None:
-        self.events.clear()
-        self.call("Page.navigate", url=page.as_uri())
-        self.until("typeof difference === 'number'")
-
-    def mouse(self, kind: str, x: float, y: float, buttons: int = 0) -> None:
-        button = "left" if buttons or kind == "Released" else "none"
-        self.call(
-            "Input.dispatchMouseEvent", type=f"mouse{kind}", x=x, y=y, buttons=buttons, button=button, clickCount=1
-        )
-
-    def key(self, key: str) -> None:
-        for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key)
-
-    def troubles(self) -> list[str]:
-        """What was asked of a network, and errors."""
-        asked = [e["params"]["request"]["url"] for e in self.events if e["method"] == "Network.requestWillBeSent"]
-        wrong = [e for e in self.events if e["method"] == "Runtime.exceptionThrown"]
-        wrong += [e for e in self.events if e.get("params", {}).get("entry", {}).get("level") == "error"]
-        return [url for url in asked if not url.startswith(("file:", "data:"))] + [str(event) for event in wrong]
-
-    def close(self) -> None:
-        self.process.terminate()
-        self.process.wait(20)
-        os.close(self.commands)
-        os.close(self.answers)
+READY = "typeof difference === 'number'"  # the page has compared itself with PyTorch
 
 
 def untrained(run: Path, *overrides: str) -> Path:
@@ -156,16 +69,6 @@ def page(run: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         assert command(f"run={run}", "images=60", monkeypatch=patch) == 0
     return run / "pictures" / "explore.html"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None or sys.platform == "win32":
-        pytest.skip(f"no browser is installed here: {', '.join(BROWSERS)}")
-    found = Browser(path, tmp_path_factory.mktemp("profile"))
-    yield found
-    found.close()
 
 
 DECODERS = [
@@ -231,19 +134,19 @@ def test_the_page_decodes_as_pytorch(choices: tuple[str, ...], page: Path, brows
     cfg = tiny(*choices)
     model, _, condition = tiny_model(cfg)
     if browser.js("location.protocol") != "file:":
-        browser.open(page)
+        browser.open(page.as_uri(), READY)
     assert_same_pixels(browser, lively(model).decoder.eval(), model.latent_dim, bool(condition))
 
 
 def test_the_page_decodes_a_users_network(page: Path, browser: Browser) -> None:
-    browser.open(page)
+    browser.open(page.as_uri(), READY)
     assert_same_pixels(browser, own(), 2, labels=False)
 
 
 def test_a_hand_moves_the_digit_and_drops_onto_images(run: Path, page: Path, browser: Browser) -> None:
     module, data = load(run)[1:3]
     encoded = encode(module, data, 60)
-    browser.open(page)
+    browser.open(page.as_uri(), READY)
     assert browser.js("difference") < PIXEL
     assert browser.js("ranked") == encoded.information.argsort(descending=True).tolist()
 

@@ -38,7 +38,7 @@ ALLOWED = {
     "extras": set(),
     "drawing": {"torch", "PIL"},
     "views": {"torch", "PIL", "sklearn", "drawing", "rng", "distributions", "module"},
-    "gallery": {"torch", "lightning", "runs", "evaluation", "views"},
+    "gallery": {"torch", "lightning", "tensorboard", "runs", "evaluation", "views"},
     "identities": {"torch", "rng", "networks", "distributions", "objectives", "quadrature", "identities"},
 }
 # package -> the only module that may import it

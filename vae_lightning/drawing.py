@@ -32,12 +32,12 @@ def tile(images: Tensor, scale: int) -> Image.Image:
     """Images (R, C, D, H, W) in [0, 1] side by side with thin gaps, every pixel ``scale`` by ``scale``."""
     rows, columns, channels, height, width = images.shape
     pixels = (images.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
-    pixels = pixels.repeat_interleave(scale, -1).repeat_interleave(scale, -2).expand(-1, -1, 3, -1, -1)
-    sheet = torch.full((rows, columns, 3, height * scale + GAP, width * scale + GAP), 255, dtype=torch.uint8)
+    pixels = pixels.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
+    sheet = torch.full((rows, columns, channels, height * scale + GAP, width * scale + GAP), 255, dtype=torch.uint8)
     sheet[..., : height * scale, : width * scale] = pixels
-    flat = sheet.permute(0, 3, 1, 4, 2).reshape(rows * (height * scale + GAP), columns * (width * scale + GAP), 3)
+    flat = sheet.permute(0, 3, 1, 4, 2).reshape(rows * (height * scale + GAP), columns * (width * scale + GAP), -1)
     assert channels in (1, 3)
-    return Image.fromarray(flat.numpy())
+    return Image.fromarray(flat.squeeze(-1).numpy())
 
 
 def grid(
@@ -53,7 +53,7 @@ def grid(
     left = MARGIN + (max(map(width_of, rows)) + 8 if rows else 0)
     top = MARGIN + TITLE + SMALL + 14 + (SMALL + 6 if columns else 0)
     right = max(left + sheet.width, MARGIN + max(width_of(title, TITLE), width_of(subtitle)))
-    canvas = Image.new("RGB", (right + MARGIN, top + sheet.height + MARGIN - GAP), "white")
+    canvas = Image.new(sheet.mode, (right + MARGIN, top + sheet.height + MARGIN - GAP), "white")  # grey takes a third
     canvas.paste(sheet, (left, top))
     head(canvas, title, subtitle)
     for number, name in enumerate(rows):

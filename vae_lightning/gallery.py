@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 
 from vae_lightning import runs
@@ -83,9 +84,9 @@ class Gallery(Callback):
         if viewer.module.latent_dim == 2:
             pictures |= {"manifold": viewer.manifold(), "latents": viewer.latents()}
         for name, picture in pictures.items():
-            pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
-            writer.add_image(name, pixels.view(picture.height, picture.width, 3).numpy(), step, dataformats="HWC")
-            runs.save_picture(Path(trainer.logger.save_dir) / "pictures" / f"{name}.png", picture)
+            png = runs.save_picture(Path(trainer.logger.save_dir) / "pictures" / f"{name}.png", picture)
+            image = Summary.Image(height=picture.height, width=picture.width, encoded_image_string=png)
+            writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)  # encoded once
         kl, _ = viewer.information()
         writer.add_histogram("latents/kl_per_dimension", kl, step)
 

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
@@ -26,15 +27,8 @@ log = logging.getLogger(__name__)
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "numpy", "vae_lightning")
 # not shown beside each other in TensorBoard: the same in other words, or of no effect on a result
 UNCOMPARED = (
-    "encoder",
-    "decoder",
-    "network",
-    "dataset",
-    "root",
-    "mirrors",
-    "fallback",
-    "image_shape",
-    "trust",
+    *("encoder", "decoder", "network", "dataset", "root", "mirrors", "fallback", "image_shape", "trust", "resume"),
+    *("accelerator", "callbacks", "devices", "steps_per_execution"),
 )
 EMBEDDED = 1000  # test images in the embedding projector
 TERMS = ("recon", "kl", "neg_elbo")
@@ -100,7 +94,7 @@ def begin_hparams(cfg: DictConfig, trainer: Trainer) -> None:
     """
     from torch.utils.tensorboard.summary import hparams
 
-    splits = ("train", "val", "test") if cfg.data.val_size else ("train", "test")
+    splits = ("test", "val", "train") if cfg.data.val_size else ("test", "train")  # the first columns are shown
     scores = {f"{split}/{term}": 0.0 for split in splits for term in ("neg_elbo", "recon", "kl", "loss")}
     experiment, session, _ = hparams(flatten(OmegaConf.to_container(own_part(cfg), resolve=True)), scores)
     for summary in (experiment, session):
@@ -131,6 +125,7 @@ def write_tensorboard(trainer: Trainer, module: VAE, data: ImageData, test: dict
     images, condition = data.inputs("test", slice(EMBEDDED))
     with torch.no_grad():
         means = module.eval().to(images.device).encoder(images, *condition).mean
+    means = F.pad(means, (0, max(0, 3 - module.latent_dim)))  # the projector shows nothing of fewer than 3 dimensions
     writer.add_embedding(means, data.labels["test"][:EMBEDDED].tolist(), images, step, "posterior_means")
     end_hparams(trainer, "SUCCESS")
 

@@ -130,12 +130,15 @@ def set_alarm(run: Path, alarm: str | None) -> None:
     write_json(run / "status.json", {key: value for key, value in status.items() if value})
 
 
-def save_picture(path: Path, picture: "Image.Image") -> None:
-    """Writes a PNG in one step."""
+def save_picture(path: Path, picture: "Image.Image") -> bytes:
+    """Writes a PNG in one step; returns what it wrote."""
     path.parent.mkdir(exist_ok=True)
+    encoded = io.BytesIO()
+    picture.save(encoded, format="PNG", compress_level=1)
     temporary = path.with_name(f".{path.name}.tmp")
-    picture.save(temporary, format="PNG", compress_level=1)
+    temporary.write_bytes(encoded.getvalue())
     os.replace(temporary, path)
+    return encoded.getvalue()
 
 
 def read_json(path: Path) -> dict[str, object]:

@@ -1,0 +1,77 @@
+"""What a person sees in TensorBoard, in a real browser, of a finished, a failed and an interrupted run."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from browser import DEEP, Browser
+from conftest import Command
+
+SMALL = ("model.latent_dim=2", "model.hidden_dims=[20]", "data.val_size=100", "trainer.max_epochs=2")
+
+
+@pytest.fixture(scope="module")
+def logs(train: Command, tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three runs."""
+    folder = tmp_path_factory.mktemp("logs")
+    for name, override, code in (("done", "objective.beta=1", 0), ("failed", "optimizer.lr=1e30", 1)):
+        result = train(*SMALL, override, f"hydra.run.dir={name}", cwd=folder, data=tiny_root)
+        assert result.returncode == code, result.stderr
+    command = [sys.executable, "-m", "vae_lightning.train", *SMALL[:-1], "trainer.max_epochs=10000"]
+    command += [f"data.root={tiny_root}", "hydra.run.dir=interrupted", "objective.beta=2"]
+    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if line.startswith("epoch   2"):
+                process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(browser: Browser, logs: Path) -> Iterator[str]:  # noqa: ARG001 - without a browser no run is made
+    """Of TensorBoard on the three runs."""
+    command = [sys.executable, "-m", "tensorboard.main", f"--logdir={logs}", "--port=0", "--host=127.0.0.1"]
+    command += ["--load_fast=false", "--reload_multifile=true"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        for line in process.stdout:
+            if found := re.search(r"http://127\.0\.0\.1:\d+/", line):
+                break
+        yield found.group()
+        process.terminate()
+
+
+def metrics(run: Path) -> dict[str, float]:
+    return json.loads((run / "metrics.json").read_text())
+
+
+def test_recon_and_kl_are_on_one_chart(address: str, browser: Browser) -> None:
+    browser.open(address + "#custom_scalars")
+    page = browser.wait_for("recon and KL", "-ELBO", "done/tensorboard", "interrupted/tensorboard")
+    assert "Matches\n (8)" in page or "Matches (8)" in page, "train and val, recon and kl, of two runs"
+
+
+def test_pictures_can_be_scrubbed_through(address: str, browser: Browser, logs: Path) -> None:
+    browser.open(address + "#images")
+    browser.wait_for(*(path.stem for path in (logs / "done" / "pictures").iterdir()))
+    browser.until(f"({DEEP})(document.body, (node) => node.nodeName === 'IMG' && node.naturalWidth > 100).length >= 2")
+
+
+def test_hparams_compares_finished_failed_and_interrupted_runs(address: str, browser: Browser, logs: Path) -> None:
+    browser.open(address + "#hparams")
+    found = metrics(logs / "done")
+    shown = [f"{found[f'test/{term}']:#.5g}" for term in ("neg_elbo", "recon", "kl")]
+    page = browser.wait_for(*(f"{name}/tensorboard" for name in ("done", "failed", "interrupted")), *shown)
+    assert "test/neg_elbo\ntest/recon\ntest/kl\ntest/loss\nval/neg_elbo" in page
+    assert "-1.0000" not in page
+    assert "model.latent_dim" in page
+
+
+def test_the_projector_shows_the_test_images(address: str, browser: Browser) -> None:
+    browser.open(address + "#projector")
+    page = browser.wait_for("posterior_means", "130", "Total variance described: 1")
+    assert "NaN" not in page
