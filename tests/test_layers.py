@@ -36,6 +36,7 @@ ALLOWED = {
     "quality": {"torch", "torchmetrics", "rng", "data"},
     "explorer": {"torch", "data", "distributions", "evaluation", "module", "networks", "explorer"},
     "extras": set(),
+    "onednn": {"torch"},
     "drawing": {"torch", "PIL"},
     "views": {"torch", "PIL", "sklearn", "drawing", "rng", "distributions", "module"},
     "gallery": {"torch", "lightning", "tensorboard", "runs", "evaluation", "views"},

@@ -154,7 +154,7 @@ class Progress(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Opens the bar."""
-        total = trainer.num_training_batches * trainer.max_epochs
+        total = trainer.datamodule.steps * trainer.max_epochs
         shape = "{desc} {percentage:3.0f}%|{bar}| {remaining} left{postfix}"
         hidden = not (trainer.is_global_zero and sys.stderr.isatty())
         self.bar = tqdm(total=total, initial=trainer.global_step, disable=hidden, bar_format=shape, leave=False)

@@ -36,7 +36,8 @@ class Batches:
     """Batches of one split for one process: ``images`` (N, C, H, W) uint8 in the order that ``order(epoch)`` gives.
 
     ``position()`` is (epoch, batches of it already done), asked when an epoch's first batch is. Process r of R takes
-    every R-th image of each global batch, so that no image is taken twice or left out.
+    every R-th image of each global batch, so that no image is taken twice or left out. With ``group`` > 1 it yields
+    iterators over so many batches each, which are made as they are asked for.
     """
 
     def __init__(
@@ -49,22 +50,30 @@ class Batches:
         pixels: Callable[[Tensor, int, int], Tensor] = as_they_are,
         position: Callable[[], tuple[int, int]] = lambda: (0, 0),
         conditions: Sequence[Tensor] = (),
+        group: int = 1,
     ) -> None:
         self.images, self.batch_size, self.rank, self.processes = images, batch_size, rank, processes
         self.order, self.pixels, self.position, self.conditions = order, pixels, position, conditions
+        self.group, self.count = group, -(-len(images) // batch_size)
 
     def __len__(self) -> int:
-        return -(-len(self.images) // self.batch_size)
+        return -(-self.count // self.group)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch] | Iterator[Iterator[Batch]]:
         epoch, done = self.position()
         order = self.order(epoch).to(self.images.device)
-        for number in range(done % len(self), len(self)):
-            chunk = order[number * self.batch_size : (number + 1) * self.batch_size]
-            index = chunk[self.rank :: self.processes]
-            x = self.images.index_select(0, index).float().div_(255)
-            condition = tuple(values[index] for values in self.conditions)
-            yield Batch(self.pixels(x, epoch, number), index, len(chunk) / self.processes, condition)
+        for first in range(done % self.count, self.count, self.group):
+            numbers = range(first, min(first + self.group, self.count))
+            batches = (self.batch(order, epoch, number) for number in numbers)
+            yield next(batches) if self.group == 1 else batches
+
+    def batch(self, order: Tensor, epoch: int, number: int) -> Batch:
+        """This process's part of the batch of that number, the images being in that order."""
+        chunk = order[number * self.batch_size : (number + 1) * self.batch_size]
+        index = chunk[self.rank :: self.processes]
+        x = self.images.index_select(0, index).float().div_(255)
+        condition = tuple(values[index] for values in self.conditions)
+        return Batch(self.pixels(x, epoch, number), index, len(chunk) / self.processes, condition)
 
 
 def binarize(images: Tensor, *stream: int | str) -> Tensor:
@@ -112,7 +121,7 @@ class ImageData(LightningDataModule):
     ) -> None:
         super().__init__()
         self.name, self.batch_size, self.binarization, self.seed = name, batch_size, binarization, seed
-        self.conditional = conditional
+        self.conditional, self.steps_per_execution = conditional, 1
         train, labels = self.read(dataset, root, image_shape, train=True)
         test, test_labels = self.read(dataset, root, image_shape, train=False)
         if not 0 <= val_size < len(train):
@@ -144,6 +153,11 @@ class ImageData(LightningDataModule):
     def images_in(self, split: str) -> int:
         """Number of images of a split."""
         return len(self.images[split])
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of an epoch."""
+        return -(-self.images_in("train") // self.batch_size)
 
     @property
     def pixels(self) -> int:
@@ -180,7 +194,7 @@ class ImageData(LightningDataModule):
 
     def train_dataloader(self) -> Batches:
         """Shuffled batches; a run that was interrupted within an epoch goes on behind its last batch."""
-        loop = self.trainer.fit_loop
+        loop, group = self.trainer.fit_loop, self.steps_per_execution
         return Batches(
             self.images["train"],
             self.batch_size,
@@ -188,8 +202,9 @@ class ImageData(LightningDataModule):
             self.trainer.world_size,
             self.shuffled,
             self.drawn if self.binarization == "dynamic" else as_they_are,
-            lambda: (loop.epoch_progress.current.processed, loop.epoch_loop.batch_progress.current.ready),
+            lambda: (loop.epoch_progress.current.processed, loop.epoch_loop.batch_progress.current.ready * group),
             self.conditions("train"),
+            group,
         )
 
     def evaluation_batches(self, split: str) -> Batches:

@@ -48,7 +48,7 @@ def evaluate(cfg: DictConfig, loaded: "Loaded") -> None:
 
 def measure(cfg: DictConfig, loaded: "Loaded") -> dict[str, float | int]:
     """The figures over all test images; terms in nats per image."""
-    from vae_lightning import evaluation, trainers
+    from vae_lightning import evaluation, onednn, trainers
 
     _, module, data, _ = loaded
     trainer = trainers.build_trainer(loaded.cfg)
@@ -56,7 +56,8 @@ def measure(cfg: DictConfig, loaded: "Loaded") -> dict[str, float | int]:
     module.eval().to(data.images["test"].device)
     hidden = not sys.stderr.isatty()
     with tqdm(total=data.images_in("test") * cfg.samples, unit="sample", unit_scale=True, disable=hidden) as bar:
-        nll = -evaluation.log_likelihoods(module, data, cfg.samples, bar.update)
+        with onednn.linear_layers(module):
+            nll = -evaluation.log_likelihoods(module, data, cfg.samples, bar.update)
     return {
         "nll": float(nll.mean()),
         "nll_se": float(nll.std() / len(nll) ** 0.5),

@@ -3,6 +3,7 @@
 Shapes: K samples, B images, L latent dimensions, C H W of an image. All logged values are nats per image.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 
@@ -84,7 +85,34 @@ class VAE(LightningModule):
         with torch.no_grad():
             return kl_divergence(self.encoder(x, *condition), self.prior(self.encoder)) is not None
 
-    def training_step(self, batch: Batch) -> Tensor:
+    def training_step(self, batch: Batch | Iterator[Batch]) -> Tensor | None:
+        """The loss of a batch, for Lightning to optimise; or an optimiser step for each of many batches.
+
+        The latter divides what Lightning does around a call by their number and changes nothing else: one step is made
+        of the same operations, and Lightning counts it.
+        """
+        if self.automatic_optimization:
+            return self.loss(batch)
+        optimizer, scheduler, before = self.trainer.optimizers[0], self.lr_schedulers(), self.global_step
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        for part in batch:
+            progress.increment_ready()
+            optimizer.step(functools.partial(self.backpropagate, part, optimizer))
+            progress.increment_completed()
+            if scheduler is not None:
+                scheduler.step()
+        # Lightning numbers what is logged by its own calls: one is still to come
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped += self.global_step - before - 1
+        return None
+
+    def backpropagate(self, batch: Batch, optimizer: Optimizer) -> Tensor:
+        """The loss of a batch, whose gradients the parameters then have."""
+        optimizer.zero_grad()
+        loss = self.loss(batch)
+        loss.backward()
+        return loss
+
+    def loss(self, batch: Batch) -> Tensor:
         """Loss summed over this process's images and divided by the images of a process's fair share of the batch."""
         shape = (self.objective.num_samples, len(batch.index), self.latent_dim)
         noise = rng.normal(shape, batch.x.device, self.seed, "noise", self.global_rank, self.global_step)
@@ -185,5 +213,9 @@ class VAE(LightningModule):
         optimizer = self.make_optimizer(self.parameters())
         if self.make_scheduler is None:
             return {"optimizer": optimizer}
-        scheduler = self.make_scheduler(optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
+        if self.automatic_optimization:
+            total_steps = int(self.trainer.estimated_stepping_batches)
+        else:
+            total_steps = self.trainer.max_epochs * self.trainer.datamodule.steps
+        scheduler = self.make_scheduler(optimizer, total_steps=total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

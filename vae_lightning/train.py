@@ -149,13 +149,16 @@ def fit_and_test(cfg: DictConfig, module: "VAE", data: "ImageData", run: Path, c
 
 def fit(cfg: DictConfig, module: "VAE", data: "ImageData", run: Path, checkpoint: Path | None) -> "Trainer":
     """Trains in this process, and in those that Lightning starts for DDP, which find the run by RUN_VARIABLE."""
-    from vae_lightning import results, trainers
+    from vae_lightning import onednn, results, trainers
 
     trainer = trainers.build_trainer(cfg, run, checkpoint)
+    data.steps_per_execution = trainers.steps_per_execution(cfg, trainer)
+    module.automatic_optimization = data.steps_per_execution == 1
     with cli.environment(**{RUN_VARIABLE: str(run), RESUMES_VARIABLE: "1" if checkpoint else ""}):
         results.begin_hparams(cfg, trainer)
         try:
-            trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+            with onednn.linear_layers(module):
+                trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
         except BaseException:
             results.end_hparams(trainer, "FAILURE")
             raise

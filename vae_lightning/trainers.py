@@ -9,18 +9,25 @@ from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from vae_lightning import datasets, rng
-from vae_lightning.build import find_class, instantiate
+from vae_lightning.build import find_class, instantiate, within
 from vae_lightning.callbacks import Interrupt, Progress, Recorder
 from vae_lightning.cli import CONF
 from vae_lightning.data import ImageData
 from vae_lightning.module import VAE
 
 log = logging.getLogger(__name__)
+
+# keys of the trainer that ask nothing of Lightning at a step, and the hooks of a callback that do
+STEPLESS = {"max_epochs", "devices", "precision", "steps_per_execution"}
+STEP_HOOKS = (
+    *("on_train_batch_start", "on_train_batch_end", "on_before_zero_grad", "on_before_backward", "on_after_backward"),
+    "on_before_optimizer_step",
+)
 
 
 def quiet() -> None:
@@ -117,6 +124,7 @@ def build_trainer(cfg: DictConfig, run: Path | None = None, checkpoint: Path | N
     Raises ValueError for what the Trainer does not take and for a device that the machine does not have.
     """
     arguments = plain(cfg.trainer) | plain(cfg.accelerator)
+    arguments.pop("steps_per_execution", None)
     if cfg.data.val_size == 0:
         arguments["limit_val_batches"] = 0
     arguments |= {
@@ -139,6 +147,19 @@ def build_trainer(cfg: DictConfig, run: Path | None = None, checkpoint: Path | N
         return Trainer(**arguments)
     except (TypeError, MisconfigurationException) as error:
         raise ValueError(f"trainer: {error}") from error
+
+
+def steps_per_execution(cfg: DictConfig, trainer: Trainer) -> int:
+    """Optimiser steps that one call by Lightning does: 1 where it has something to do at each of them."""
+    watched = any(
+        getattr(type(callback), hook) is not getattr(Callback, hook)
+        for callback in trainer.callbacks
+        for hook in STEP_HOOKS
+        if not within(type(callback).__module__, ("vae_lightning",))
+    )
+    if watched or cfg.accelerator.strategy != "auto" or not STEPLESS.issuperset(cfg.trainer):
+        return 1
+    return cfg.trainer.get("steps_per_execution", 1)
 
 
 def check_device(cfg: DictConfig) -> None:
