@@ -55,9 +55,10 @@ def measure(cfg: DictConfig, loaded: "Loaded") -> dict[str, float | int]:
     (terms,) = trainer.test(module, data, verbose=False)  # the same code and noise as at the end of training
     module.eval().to(data.images["test"].device)
     hidden = not sys.stderr.isatty()
-    with tqdm(total=data.images_in("test") * cfg.samples, unit="sample", unit_scale=True, disable=hidden) as bar:
-        with onednn.linear_layers(module):
-            nll = -evaluation.log_likelihoods(module, data, cfg.samples, bar.update)
+    total = data.images_in("test") * cfg.samples
+    bar = tqdm(total=total, unit="sample", unit_scale=True, disable=hidden)
+    with bar, onednn.linear_layers(module):
+        nll = -evaluation.log_likelihoods(module, data, cfg.samples, bar.update)
     return {
         "nll": float(nll.mean()),
         "nll_se": float(nll.std() / len(nll) ** 0.5),

@@ -1,0 +1,66 @@
+"""Lightning as its introduction shows it: a DataLoader over torchvision's MNIST, everything logged at each step."""
+
+import tempfile
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision.datasets import MNIST
+from torchvision.transforms import ToTensor
+
+from benchmarks.contenders import common
+from benchmarks.contenders.hand import VAE, terms
+
+
+class Module(LightningModule):
+    """The same model."""
+
+    def __init__(self, model: VAE, samples: int) -> None:
+        super().__init__()
+        self.model, self.samples = model, samples
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """The loss per image, logged."""
+        x = batch[0].flatten(1)
+        loss, neg_elbo = terms(*self.model(x, self.samples))
+        self.log("train_loss", loss / len(x), prog_bar=True, on_step=True, on_epoch=True)
+        self.log("train_neg_elbo", neg_elbo / len(x), on_step=True, on_epoch=True)
+        return loss / len(x)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam."""
+        return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+
+class Report(Callback):
+    """The line after an epoch."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prints it."""
+        loss = float(trainer.callback_metrics["train_neg_elbo_epoch"])
+        print(flush=True)  # leaves the progress bar's line
+        common.report(trainer.current_epoch + 1, trainer.max_epochs, loss)
+
+
+def main() -> None:
+    """Trains."""
+    args = common.arguments()
+    common.seed()
+    data = MNIST(args.root, train=True, transform=ToTensor())
+    loader = DataLoader(data, batch_size=args.batch_size, shuffle=True)
+    module = Module(VAE(args.model, args.width, args.latent_dim), args.samples)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(
+            max_epochs=args.epochs,
+            accelerator="cpu",
+            log_every_n_steps=1,
+            logger=TensorBoardLogger(folder),
+            callbacks=[Report()],
+        )
+        trainer.fit(module, loader)
+
+
+if __name__ == "__main__":
+    main()

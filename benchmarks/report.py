@@ -1,0 +1,85 @@
+"""What a measurement leaves behind: a Markdown table and a chart."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+from matplotlib import pyplot
+
+from benchmarks import machine
+from benchmarks.measure import Timing, ratio
+
+matplotlib.use("Agg")
+OURS, OTHERS = "#332288", "#88CCEE"  # of Paul Tol's muted scheme
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, numbers to the right."""
+    lines = [" | ".join(header), " | ".join(["---"] + ["---:"] * (len(header) - 1)), *(" | ".join(row) for row in rows)]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def seconds(timings: Sequence[Timing]) -> float:
+    """Median seconds of an epoch over the rounds."""
+    return statistics.median(timing.epoch for timing in timings)
+
+
+def page(title: str, command: str, about: str, body: str) -> str:
+    """A results page: what was run, on what, and what came out."""
+    return f"# {title}\n\nMade by `{command}`.\n\n{machine.describe()}\n\n{about}\n\n{body}\n"
+
+
+def speed(timings: Mapping[str, Sequence[Timing]], targets: Mapping[str, float]) -> str:
+    """Table of the first contender against each other one."""
+    first = next(iter(timings))
+    rows = []
+    for name, values in timings.items():
+        measured = "" if name == first else f"{ratio(timings[first], values):.2f}"
+        target = f"<= {targets[name]:.2f}" if name in targets else ""
+        rows.append(
+            (
+                *(name, f"{seconds(values):.2f}", measured, target),
+                *(f"{min(v.ends[0] for v in values):.1f}", f"{values[-1].loss:.2f}"),
+            )
+        )
+    return table(("", "s per epoch", f"{first} / this", "target", "s to end of 1st epoch", "last train -ELBO"), rows)
+
+
+def bars(path: Path, values: Mapping[str, float], label: str) -> None:
+    """Horizontal bars, the first in the colour of ours."""
+    figure, axes = pyplot.subplots(figsize=(7, 0.6 + 0.45 * len(values)), layout="constrained")
+    shown = axes.barh(range(len(values)), list(values.values()), color=[OURS] + [OTHERS] * (len(values) - 1))
+    axes.bar_label(shown, [f"{value:.2f}" for value in values.values()], padding=3)
+    axes.set_yticks(range(len(values)), list(values))
+    axes.invert_yaxis()
+    axes.set_xlabel(label)
+    axes.margins(x=0.1)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
+    """Slope b of the least-squares line log value = a + b log size: cost grows like size^b."""
+    xs, ys = [math.log(size) for size in sizes], [math.log(value) for value in values]
+    mean_x, mean_y = statistics.fmean(xs), statistics.fmean(ys)
+    return sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True)) / sum((x - mean_x) ** 2 for x in xs)
+
+
+def curves(path: Path, growth: Mapping[str, Mapping[float, float]]) -> None:
+    """A panel for each quantity: seconds per epoch against its size, both on logarithmic axes, with the exponent."""
+    columns = 3
+    rows = -(-len(growth) // columns)
+    figure, grid = pyplot.subplots(rows, columns, figsize=(10, 3 * rows), layout="constrained", squeeze=False)
+    for axes, (name, points) in zip(grid.flat, growth.items(), strict=False):
+        axes.loglog(list(points), list(points.values()), "o-", color=OURS)
+        axes.set_xticks(list(points), [f"{size:,.0f}" for size in points], rotation=45)
+        axes.minorticks_off()
+        axes.set_title(f"{name}: size^{exponent(list(points), list(points.values())):.2f}", fontsize=10)
+        axes.set_ylabel("seconds per epoch")
+    for axes in list(grid.flat)[len(growth) :]:
+        axes.set_visible(False)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)

@@ -1,0 +1,119 @@
+"""Measure: ``python -m benchmarks.run [speed] [sizes] [scaling]``. Writes tables and charts to benchmarks/results."""
+
+import argparse
+import os
+import shlex
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks import images, report, scaling
+from benchmarks.measure import interleaved, ratio
+from benchmarks.workload import CONTENDERS, HAND, SIZES, Workload, ours, sized
+
+RESULTS = Path(__file__).parent / "results"
+# what our seconds per epoch are meant to be of theirs
+TARGETS = {"hand": 1.0, "jax": 1.0, "torchvision": 0.2, "pythae": 0.4}
+SIZE_TARGET = 1.05
+GROWTH = (*scaling.SIZES, "images", "processes")
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[[], "speed", "sizes", "scaling"], help="default: speed and sizes")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, epochs and sizes: under 3 minutes")
+    parser.add_argument("--rounds", type=int, help="how often all take their turn (default 5, quick 1)")
+    parser.add_argument("--epochs", type=int, help="epochs of a run, the first is not counted (default 6, quick 3)")
+    parser.add_argument("--against", nargs="+", choices=CONTENDERS, default=[*CONTENDERS], help="of speed")
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=[*SIZES], help="of sizes")
+    parser.add_argument("--growth", nargs="+", choices=GROWTH, default=[*GROWTH], help="of scaling")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of tables and charts")
+    args = parser.parse_args()
+    args.rounds = args.rounds or (1 if args.quick else 5)
+    args.epochs = args.epochs or (3 if args.quick else 6)
+    return args
+
+
+def main() -> None:
+    """Measures what was asked for."""
+    args = arguments()
+    args.output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        known = Path(os.environ.get("VAE_LIGHTNING_DATA", "data")).resolve()
+        root = known if (known / "MNIST" / "raw").is_dir() else images.write(Path(folder), 60_000)
+        workload = Workload(root, epochs=args.epochs)
+        for name in args.names or ("speed", "sizes"):
+            {"speed": speed, "sizes": sizes, "scaling": growth}[name](args, workload)
+
+
+def write(args: argparse.Namespace, name: str, title: str, about: str, body: str) -> None:
+    """The page, in the folder and on the terminal."""
+    command = shlex.join(["python", "-m", "benchmarks.run", *sys.argv[1:]])
+    text = report.page(title, command, f"{about}\n\n![chart]({name}.png)", body)
+    (args.output / f"{name}.md").write_text(text)
+    print(text)
+
+
+def speed(args: argparse.Namespace, workload: Workload) -> None:
+    """Our default command against the contenders."""
+    first, chosen = ours("ours"), [CONTENDERS[name] for name in args.against]
+    for contender in chosen:
+        if contender.missing():
+            print(f"left out: {contender.name} needs {', '.join(contender.missing())} (pip install -e '.[bench]')")
+    chosen = [contender for contender in chosen if not contender.missing()]
+    timings = interleaved([first, *chosen], workload, args.rounds)
+    targets = {CONTENDERS[name].name: target for name, target in TARGETS.items()}
+    report.bars(
+        args.output / "speed.png", {name: report.seconds(values) for name, values in timings.items()}, "s per epoch"
+    )
+    about = (
+        "The mlp 784-400-20, summed squared error + KL, batch 128, Adam, float32, 60,000 training images, no test pass."
+        " Ours is the command with all its defaults (pictures, logging, checkpoints, progress bar). Seconds per epoch:"
+        " from the end of one epoch to that of the next on the wall clock, first epoch left out, median of a run, then"
+        f" of {args.rounds} runs, which took turns. The ratio is the median of the rounds' ratios. pythae's loss has"
+        " half the squared error."
+    )
+    write(args, "speed", "Speed of training", about, report.speed(timings, targets))
+
+
+def sizes(args: argparse.Namespace, workload: Workload) -> None:
+    """Other sizes against the hand-written loop."""
+    rows, ratios = [], {}
+    for name, other in sized(workload, args.sizes).items():
+        other = replace(other, epochs=min(other.epochs, args.epochs))
+        timings = interleaved([ours("ours"), HAND], other, min(args.rounds, 3))
+        ratios[name] = ratio(timings["ours"], timings[HAND.name])
+        seconds = [f"{report.seconds(timings[contender]):.2f}" for contender in ("ours", HAND.name)]
+        rows.append((name, *seconds, f"{ratios[name]:.2f}", f"<= {SIZE_TARGET}"))
+    report.bars(args.output / "sizes.png", {"hand-written": 1.0} | ratios, "seconds per epoch, ours / hand-written")
+    about = "As in [speed](speed.md), with one size changed: ours against the hand-written loop of the same model."
+    header = ("", "ours, s per epoch", "hand-written", "ours / hand-written", "target")
+    write(args, "sizes", "Speed in other sizes", about, report.table(header, rows))
+
+
+def growth(args: argparse.Namespace, _: Workload) -> None:
+    """How our cost grows."""
+    found = scaling.growth(args.growth, args.quick)
+    report.curves(args.output / "scaling.png", found)
+    rows = [
+        (name, ", ".join(f"{size:,}: {seconds:.2f}" for size, seconds in points.items()), f"{slope(points):.2f}")
+        for name, points in found.items()
+    ]
+    about = (
+        f"Our command with one size changed; the others: 784-400-20, batch 128, {scaling.IMAGES:,} images made by"
+        " benchmarks/images.py, one process. The files of `images` are mapped into memory and read as they are needed;"
+        " ten million are one epoch, with start-up. The exponent is the slope of a least-squares line on logarithmic"
+        " axes: seconds per epoch grow like size to it."
+    )
+    write(args, "scaling", "How cost grows", about, report.table(("", "size: s per epoch", "exponent"), rows))
+
+
+def slope(points: dict[float, float]) -> float:
+    """The fitted exponent."""
+    return report.exponent(list(points), list(points.values()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""How our seconds per epoch grow with each size, the others being those of the default workload on fewer images."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks import images
+from benchmarks.measure import timed
+from benchmarks.workload import Contender, Workload, ours
+
+IMAGES = 20_000
+SIZES: dict[str, Sequence[int]] = {
+    "batch_size": (32, 64, 128, 256, 512, 1024),
+    "latent_dim": (2, 8, 32, 128, 512),
+    "width": (100, 200, 400, 800, 1600),
+    "samples": (2, 5, 10, 20, 50),
+}
+NUMBERS = (10_000, 100_000, 1_000_000, 10_000_000)
+PROCESSES = (1, 2)
+
+
+def growth(names: Sequence[str], quick: bool) -> Mapping[str, Mapping[float, float]]:
+    """Quantity -> size -> seconds per epoch."""
+    found: dict[str, dict[float, float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            found[name] = {}
+            for size in sizes(name, quick):
+                root = Path(folder) / f"{name}{size}"
+                images.write(root, size if name == "images" else IMAGES)
+                found[name][size] = timed(*case(name, size, root, quick)).epoch
+                print(f"{name} {size}: {found[name][size]:.3f} s/epoch", flush=True)
+                remove(root)
+    return found
+
+
+def sizes(name: str, quick: bool) -> Sequence[int]:
+    """All sizes of a quantity, or its first and last small ones."""
+    values = {**SIZES, "images": NUMBERS, "processes": PROCESSES}[name]
+    return values[:2] if quick else values
+
+
+def case(name: str, size: int, root: Path, quick: bool) -> tuple[Contender, Workload]:
+    """What is run."""
+    large = name == "images" and size > 1_000_000
+    workload = Workload(root, epochs=1 if large else 2 if quick else 3)
+    if name == "processes":
+        return ours("ours", f"accelerator={'ddp_cpu' if size > 1 else 'cpu'}", f"trainer.devices={size}"), workload
+    if name == "images":
+        return ours("ours", "data.dataset._target_=benchmarks.images.Mapped"), workload
+    return ours("ours"), replace(workload, **{name: size})
+
+
+def remove(root: Path) -> None:
+    """Deletes the images again: ten million take eight gigabytes."""
+    for path in sorted(root.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    root.rmdir()
