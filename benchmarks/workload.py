@@ -78,6 +78,7 @@ CONTENDERS: dict[str, Contender] = {
     "torchvision": theirs("torchvision loader loop", "torchvision_loader"),
     "pythae": theirs("pythae 0.1.2", "pythae_trainer", "pythae"),
     "lightning": theirs("Lightning, naive", "naive_lightning"),
+    "compile": ours("ours, trainer.compile=true", "trainer.compile=true"),
     "bf16": ours("ours, trainer.precision=bf16-mixed", "trainer.precision=bf16-mixed"),
 }
 # sizes beside the default one, ours against the hand-written loop

@@ -97,13 +97,17 @@ class VAE(LightningModule):
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         for part in batch:
             progress.increment_ready()
-            optimizer.step(functools.partial(self.backpropagate, part, optimizer))
+            self.optimize(part, optimizer)
             progress.increment_completed()
             if scheduler is not None:
                 scheduler.step()
         # Lightning numbers what is logged by its own calls: one is still to come
         self.trainer.fit_loop.epoch_loop._batches_that_stepped += self.global_step - before - 1
         return None
+
+    def optimize(self, batch: Batch, optimizer: Optimizer) -> None:
+        """One optimiser step."""
+        optimizer.step(functools.partial(self.backpropagate, batch, optimizer))
 
     def backpropagate(self, batch: Batch, optimizer: Optimizer) -> Tensor:
         """The loss of a batch, whose gradients the parameters then have."""
@@ -114,9 +118,12 @@ class VAE(LightningModule):
 
     def loss(self, batch: Batch) -> Tensor:
         """Loss summed over this process's images and divided by the images of a process's fair share of the batch."""
+        return self.account(batch, self.training_noise(batch)).sum() / batch.share
+
+    def training_noise(self, batch: Batch) -> Tensor:
+        """eps (K, B, L) of this process's images at this optimiser step."""
         shape = (self.objective.num_samples, len(batch.index), self.latent_dim)
-        noise = rng.normal(shape, batch.x.device, self.seed, "noise", self.global_rank, self.global_step)
-        return self.account(batch, noise).sum() / batch.share
+        return rng.normal(shape, batch.x.device, self.seed, "noise", self.global_rank, self.global_step)
 
     def validation_step(self, batch: Batch) -> None:
         """Accumulates the terms of a validation batch."""
@@ -128,13 +135,20 @@ class VAE(LightningModule):
 
     def account(self, batch: Batch, noise: Tensor) -> Tensor:
         """The loss per image, (B,); adds loss, recon, kl and the number of images to the epoch's totals."""
-        terms = self(batch.x, noise, *batch.condition)
-        loss = self.objective(terms, self.global_step)
-        with torch.no_grad():
-            values = torch.stack([loss.sum(), terms.recon.mean(0).sum(), terms.kl.sum()])
-            self.totals[:3] += values
-            self.totals[3] += len(batch.index)
+        loss, sums = self.measure(batch, noise, self.global_step)
+        self.add(sums, len(batch.index))
         return loss
+
+    def measure(self, batch: Batch, noise: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """The loss per image, (B,), at an optimiser step, and the sums of loss, recon and kl over the images, (3,)."""
+        terms = self(batch.x, noise, *batch.condition)
+        loss = self.objective(terms, step)
+        return loss, torch.stack([loss.sum(), terms.recon.mean(0).sum(), terms.kl.sum()]).detach()
+
+    def add(self, sums: Tensor, images: int) -> None:
+        """Adds loss, recon and kl of that many images to the epoch's totals."""
+        self.totals[:3] += sums
+        self.totals[3] += images
 
     def fixed_noise(self, split: str, batch: Batch) -> Tensor:
         """eps (K, B, L) of these images: each has its own, whatever the batch size, the epoch or the process."""

@@ -12,27 +12,48 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 
 AVAILABLE = platform.machine().lower() in ("x86_64", "amd64") and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + b: x (N, I), W (O, I), b (O,) -> (N, O)."""
+    if torch.compiler.is_compiling():
+        return torch.ops.vae_lightning.product(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+def shaped(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: ARG001 - what ``product`` takes
+    """A tensor like the result."""
+    return x.new_empty(len(x), len(weight))
+
+
+# ``product`` as an operation that torch.compile leaves as it is: it takes oneDNN's own for one of inference
+LIBRARY = torch.library.Library("vae_lightning", "DEF")
+LIBRARY.define("product(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+LIBRARY.impl("product", product, "CPU")
+LIBRARY.impl("product", shaped, "Meta")
 
 
 class Linear(torch.autograd.Function):
     """x W^T + b and its gradients, each one product; x (N, I), W (O, I), b (O,) or None."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """(N, O)."""
-        ctx.save_for_backward(x, weight)
         return product(x, weight, bias)
 
     @staticmethod
-    @once_differentiable
+    def setup_context(
+        ctx: FunctionCtx,
+        inputs: tuple[Tensor, Tensor, Tensor | None],
+        output: Tensor,  # noqa: ARG004
+    ) -> None:
+        """Keeps x and W."""
+        ctx.save_for_backward(*inputs[:2])
+
+    @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of x, W and b, where they are asked for, from that of the result (N, O)."""
         x, weight = ctx.saved_tensors

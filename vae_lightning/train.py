@@ -154,6 +154,10 @@ def fit(cfg: DictConfig, module: "VAE", data: "ImageData", run: Path, checkpoint
     trainer = trainers.build_trainer(cfg, run, checkpoint)
     data.steps_per_execution = trainers.steps_per_execution(cfg, trainer)
     module.automatic_optimization = data.steps_per_execution == 1
+    if cfg.trainer.get("compile", False):
+        from vae_lightning import compiled
+
+        module.optimize = compiled.CompiledStep(module)
     with cli.environment(**{RUN_VARIABLE: str(run), RESUMES_VARIABLE: "1" if checkpoint else ""}):
         results.begin_hparams(cfg, trainer)
         try:

@@ -1,0 +1,122 @@
+"""The compiled optimiser step: the numbers of the plain one, for each part that can be compiled; else the plain one."""
+
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Command
+from test_cli import assert_same_run, numbers
+from tiny import tiny, tiny_model
+
+from vae_lightning.compiled import CompiledStep
+from vae_lightning.data import Batch
+from vae_lightning.module import VAE
+
+COMPILED = [
+    (),
+    ("model=conv", "likelihood=bernoulli"),
+    ("model=resnet", "likelihood=discretized_logistic"),
+    ("model.conditional=true", "likelihood=gaussian", "likelihood.std=per_pixel"),
+    ("posterior=full_normal", "objective=tc"),
+    ("prior=mixture", "likelihood=continuous_bernoulli"),
+    ("prior=vamp", "likelihood=bernoulli"),
+    ("objective=iwae", "likelihood=laplace"),
+    ("optimizer=adamw", "optimizer.weight_decay=0.1"),
+    ("optimizer.weight_decay=0.1",),
+]
+# what needs the number of the step, changes a buffer in the step, is another package's, or is another optimiser
+REFUSED = [
+    ("posterior=flow", "prior=flow"),
+    ("annealing=linear",),
+    ("objective=mmd",),
+    ("objective=geco",),
+    ("likelihood=gaussian", "likelihood.std=optimal"),
+    ("optimizer.amsgrad=true",),
+]
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> None:
+    """As in a process of its own: PyTorch compiles a function for a few different models only."""
+    torch.compiler.reset()
+
+
+def trained(choices: tuple[str, ...], step: bool, rows: tuple[int, ...] = (6, 6, 6, 4, 6)) -> tuple[VAE, CompiledStep]:
+    """After some steps, the last but one on a smaller batch; not by the C++ compiler, whose work is tested below."""
+    cfg = tiny(*choices)
+    model, x, condition = tiny_model(cfg)
+    model.start()
+    optimizer = model.train().make_optimizer(model.parameters())
+    compiled = CompiledStep(model, backend="aot_eager")
+    for count in rows:
+        batch = Batch(x[:count], torch.arange(count), count, tuple(values[:count] for values in condition))
+        compiled(batch, optimizer) if step else model.optimize(batch, optimizer)
+    return model, compiled
+
+
+def assert_close(one: VAE, other: VAE) -> None:
+    for (name, value), expected in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
+        assert torch.allclose(value, expected, rtol=1e-4, atol=1e-6), name
+    assert torch.allclose(one.totals, other.totals, rtol=1e-5)
+
+
+@pytest.mark.parametrize("choices", COMPILED, ids=" ".join)
+def test_a_compiled_step_is_the_plain_step(choices: tuple[str, ...], caplog: pytest.LogCaptureFixture) -> None:
+    model, compiled = trained(choices, step=True)
+    assert not compiled.refused, caplog.text
+    assert compiled.tensors is not None
+    assert_close(model, trained(choices, step=False)[0])
+
+
+@pytest.mark.parametrize("choices", REFUSED, ids=" ".join)
+def test_what_cannot_be_compiled_is_named_once_and_done_as_it_was(
+    choices: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "vae_lightning"):
+        model, compiled = trained(choices, step=True)
+    assert compiled.refused
+    assert caplog.text.count("trainer.compile=true: the step is not compiled: ") == 1
+    plain = trained(choices, step=False)[0]
+    assert all(torch.equal(value, plain.state_dict()[name]) for name, value in model.state_dict().items())
+    assert torch.equal(model.totals, plain.totals)
+
+
+SMALL = ("data.val_size=100", "model.latent_dim=3", "model.hidden_dims=[20]", "data.batch_size=25", "accelerator=cpu")
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler is installed here")
+def test_a_hundred_compiled_steps_are_within_1e_5_and_a_resumed_run_is_the_same(
+    train: Command, tiny_root: Path, tmp_path: Path
+) -> None:
+    runs = {}
+    for name, overrides in {
+        "plain": ["trainer.max_epochs=5"],
+        "compiled": ["trainer.max_epochs=5", "trainer.compile=true"],
+        "resumed": ["trainer.max_epochs=2", "trainer.compile=true"],
+    }.items():
+        runs[name] = tmp_path / name
+        result = train(*SMALL, *overrides, f"hydra.run.dir={name}", cwd=tmp_path, data=tiny_root)
+        assert result.returncode == 0, result.stderr
+        assert "not compiled" not in result.stderr
+    for one, other in zip(numbers(runs["compiled"]), numbers(runs["plain"]), strict=True):  # 20 steps each
+        for name in ("train/loss", "train/recon", "val/neg_elbo"):
+            assert float(one[name]) == pytest.approx(float(other[name]), rel=1e-5)
+    result = train("resume=resumed", "trainer.max_epochs=5", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert_same_run(runs["resumed"], runs["compiled"])
+
+
+def test_without_a_compiler_it_says_so_once_and_trains(
+    train: Command, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train(*SMALL, "trainer.max_epochs=1", "hydra.run.dir=plain", cwd=tmp_path, data=tiny_root).returncode == 0
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    choices = ("trainer.max_epochs=1", "trainer.compile=true", "hydra.run.dir=run")
+    result = train(*SMALL, *choices, cwd=tmp_path, data=tiny_root)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("the step is not compiled") == 1
+    assert "Traceback" not in result.stderr
+    assert_same_run(tmp_path / "run", tmp_path / "plain")
