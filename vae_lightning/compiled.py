@@ -88,8 +88,8 @@ class CompiledStep:
             self.step(batch, optimizer)
         except TorchDynamoException as error:  # raised before anything is computed
             self.refuse(
-                "the model or its objective needs the number of the step (an annealing, mmd, geco), changes its buffers,"
-                f" or does something else that PyTorch cannot trace ({str(error).strip().splitlines()[0]})"
+                "the model or its objective needs the number of the step (an annealing, mmd, geco), changes its"
+                f" buffers, or does something else that PyTorch cannot trace ({str(error).strip().splitlines()[0]})"
             )
             VAE.optimize(self.module, batch, optimizer)
 

@@ -1,0 +1,97 @@
+"""Where the time of an optimiser step goes: ``python -m benchmarks.step``. The default model, 784-400-20, batch 128.
+
+Microseconds of a step outside Lightning (the batch from the images, noise, forward, gradient, Adam, the totals): by the
+wall clock without a profiler, and the part of each kind of operation by PyTorch's profiler, which slows them a little.
+"""
+
+import contextlib
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks import report
+from vae_lightning import cli, onednn, trainers
+from vae_lightning.compiled import CompiledStep
+from vae_lightning.data import Batches
+from vae_lightning.module import VAE
+
+STEPS, ROUNDS = 200, 5
+KINDS = {
+    "matrix products": ("addmm", "aten::mm", "linear_pointwise", "vae_lightning::product"),
+    "Adam": ("fused_adam",),
+}
+
+
+def multiplications(module: VAE, batch: int) -> float:
+    """GFLOP of a step's matrix products: 2 for each weight and image, thrice, but no gradient of the first's input."""
+    weights = [layer.weight.numel() for layer in module.modules() if isinstance(layer, torch.nn.Linear)]
+    return 2 * batch * (3 * sum(weights) - weights[0]) / 1e9
+
+
+def kinds(work: Callable[[], None]) -> Counter[str]:
+    """Microseconds of a step by kind of operation."""
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        for _ in range(STEPS):
+            work()
+    found: Counter[str] = Counter()
+    for event in profiler.key_averages():
+        kind = next((kind for kind, names in KINDS.items() if any(name in event.key for name in names)), "other")
+        if kind != "other" or event.key.startswith("aten::"):
+            found[kind] += event.self_cpu_time_total / STEPS
+    return found
+
+
+def wall(work: Callable[[], None]) -> float:
+    """Microseconds of a step: the median of some rounds."""
+    rounds = []
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        for _ in range(STEPS):
+            work()
+        rounds.append((time.perf_counter() - started) / STEPS * 1e6)
+    return statistics.median(rounds)
+
+
+def steps(fast: bool, compiled: bool) -> tuple[float, Counter[str], float]:
+    """Wall time and kinds of one way to take a step, and its GFLOP."""
+    cfg = cli.compose("config", ["model.latent_dim=20", "data.val_size=0"])
+    cfg.trust = True
+    data, module = trainers.build_data(cfg), trainers.build_module(cfg).train()
+    module.start()
+    optimizer = module.make_optimizer(module.parameters())
+    take = CompiledStep(module) if compiled else module.optimize
+    batches = Batches(data.images["train"], 128, 0, 1, data.shuffled)
+    order = data.shuffled(0)
+
+    def work() -> None:
+        take(batches.batch(order, 0, 0), optimizer)
+
+    with onednn.linear_layers(module) if fast else contextlib.nullcontext():
+        for _ in range(20):
+            work()
+        return wall(work), kinds(work), multiplications(module, 128)
+
+
+def main() -> None:
+    """Prints the table."""
+    rows = []
+    for name, fast, compiled in (
+        ("PyTorch's linear layers", False, False),
+        ("oneDNN's, the default", True, False),
+        ("trainer.compile=true", True, True),
+    ):
+        whole, parts, work = steps(fast, compiled)
+        products = parts["matrix products"]
+        rest = whole - sum(parts.values())  # in the compiled step: its fused operations, Adam among them
+        values = (whole, products, work / (products * 1e-6), parts["Adam"], parts["other"], rest)
+        rows.append((name, *(f"{value:.0f}" for value in values)))
+    header = ("", "us per step", "matrix products", "GFLOP/s in them", "Adam", "other operations", "between them")
+    print(report.table(header, rows))
+
+
+if __name__ == "__main__":
+    main()
