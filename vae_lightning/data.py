@@ -32,6 +32,11 @@ def as_they_are(x: Tensor, *_: int) -> Tensor:
     return x
 
 
+def batches_in(count: int, size: int) -> int:
+    """Number of batches of that size, the last one perhaps smaller."""
+    return -(-count // size)
+
+
 class Batches:
     """Batches of one split for one process: ``images`` (N, C, H, W) uint8 in the order that ``order(epoch)`` gives.
 
@@ -54,10 +59,10 @@ class Batches:
     ) -> None:
         self.images, self.batch_size, self.rank, self.processes = images, batch_size, rank, processes
         self.order, self.pixels, self.position, self.conditions = order, pixels, position, conditions
-        self.group, self.count = group, -(-len(images) // batch_size)
+        self.group, self.count = group, batches_in(len(images), batch_size)
 
     def __len__(self) -> int:
-        return -(-self.count // self.group)
+        return batches_in(self.count, self.group)
 
     def __iter__(self) -> Iterator[Batch] | Iterator[Iterator[Batch]]:
         epoch, done = self.position()
@@ -157,7 +162,7 @@ class ImageData(LightningDataModule):
     @property
     def steps(self) -> int:
         """Optimiser steps of an epoch."""
-        return -(-self.images_in("train") // self.batch_size)
+        return batches_in(self.images_in("train"), self.batch_size)
 
     @property
     def pixels(self) -> int:

@@ -113,7 +113,7 @@ def pictures_of(module: VAE, data: ImageData) -> dict[str, float]:
             mean = module.decoder(z[index][None], *condition).mean[0].clamp(0, 1)
             samples.append(mean if data.binarization == "none" else torch.bernoulli(mean, generator=generator))
     reader = quality.classifier(data, device)
-    test = data.images["test"].float() / 255
+    test, _ = data.inputs("test", slice(None))
     real, drawn = quality.features_of(reader, test), quality.features_of(reader, torch.cat(samples))
     likeness = quality.overlap(real, drawn)
     return {

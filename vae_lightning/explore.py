@@ -81,7 +81,7 @@ def reference(loaded: "Loaded", found: "Encoded") -> str:
 
     from vae_lightning.explorer.page import base64_of
 
-    condition = (labels[:REFERENCES] for labels in loaded.data.conditions("test"))
+    _, condition = loaded.data.inputs("test", slice(REFERENCES))
     with torch.no_grad():
         return base64_of(loaded.module.decoder(found.mean[:REFERENCES].unsqueeze(0), *condition).mean)
 

@@ -74,7 +74,7 @@ def draw(cfg: DictConfig, loaded: "Loaded") -> list[Path]:
     folder = Path(cfg.output) if cfg.output else Path(cfg.run) / "pictures"
     metrics = runs.read_json(Path(cfg.run) / "metrics.json")
     about = describe(data.name, module, metrics, metrics.get("epoch", "unfinished"))
-    shown = data.images["test"][: max(cfg.count or 0, COUNTS["latents"])].float() / 255
+    shown, _ = data.inputs("test", slice(max(cfg.count or 0, COUNTS["latents"])))
     viewer = Viewer(module, shown, data.labels["test"][: len(shown)], about, cfg.seed, cfg.label)
     kinds = (
         [kind for kind in KINDS if kind != "manifold" or module.latent_dim == 2] if cfg.kind == "all" else [cfg.kind]

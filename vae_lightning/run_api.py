@@ -20,7 +20,6 @@ from vae_lightning.distributions import BernoulliLikelihood, DiagonalNormal, Ful
 from vae_lightning.module import EVALUATION_SEED, VAE
 
 STD_SAMPLES = 256  # draws behind the std of a posterior that has none in closed form: it is known to 4 %
-BATCH = 100  # images whose log p(x) is computed at once
 
 
 class Encoding(NamedTuple):
@@ -99,7 +98,7 @@ class Run:
         condition = self.condition(label, len(x))
         self.check_support(x)
         values = []
-        for index in torch.arange(len(x)).split(BATCH):
+        for index in torch.arange(len(x)).split(evaluation.BATCH):
             given = tuple(labels[index] for labels in condition)
             values.append(evaluation.log_likelihood(self.module, x[index], index, num_samples, given))
         return torch.cat(values)

@@ -22,8 +22,9 @@ from vae_lightning.module import VAE
 
 log = logging.getLogger(__name__)
 
-# keys of the trainer that ask nothing of Lightning at a step, and the hooks of a callback that do
-STEPLESS = {"max_epochs", "devices", "precision", "steps_per_execution", "compile"}
+OWN = ("steps_per_execution", "compile")  # keys of the trainer that are not Lightning's
+# keys that ask nothing of Lightning at a step, and the hooks of a callback that do
+STEPLESS = {"max_epochs", "devices", "precision", *OWN}
 STEP_HOOKS = (
     *("on_train_batch_start", "on_train_batch_end", "on_before_zero_grad", "on_before_backward", "on_after_backward"),
     "on_before_optimizer_step",
@@ -123,9 +124,8 @@ def build_trainer(cfg: DictConfig, run: Path | None = None, checkpoint: Path | N
 
     Raises ValueError for what the Trainer does not take and for a device that the machine does not have.
     """
-    arguments = plain(cfg.trainer) | plain(cfg.accelerator)
-    for key in ("steps_per_execution", "compile"):
-        arguments.pop(key, None)
+    given = {key: value for key, value in plain(cfg.trainer).items() if key not in OWN}
+    arguments = given | plain(cfg.accelerator)
     if cfg.data.val_size == 0:
         arguments["limit_val_batches"] = 0
     arguments |= {

@@ -8,11 +8,10 @@ from torch import Tensor
 
 from vae_lightning.data import ImageData
 from vae_lightning.distributions import DiagonalNormal, FullNormal, StandardNormal, kl_to_standard_normal
-from vae_lightning.evaluation import image_noise
+from vae_lightning.evaluation import BATCH, image_noise
 from vae_lightning.module import VAE
 
 SAMPLES = 32  # of each posterior: recon's standard error is then about a sixth of its spread over z
-BATCH = 100
 
 
 class Encoded(NamedTuple):
