@@ -3,8 +3,10 @@
 import os
 import pty
 import re
+import resource
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -23,6 +25,12 @@ class Timing:
     ends: tuple[float, ...]
     whole: float
     loss: float
+    memory: float = float("nan")  # MB at most
+
+    @property
+    def first(self) -> float:
+        """Seconds from the command to the end of its first epoch."""
+        return self.ends[0]
 
     @property
     def epoch(self) -> float:
@@ -40,12 +48,18 @@ def timed(contender: Contender, workload: Workload) -> Timing:
         process = subprocess.Popen(command, stdout=terminal, stderr=terminal, stdin=terminal)
         os.close(terminal)
         output, ends, loss = read(reader, started)
-        code = process.wait()
+        _, status, usage = os.wait4(process.pid, 0)
+        code = os.waitstatus_to_exitcode(status)
         whole = time.perf_counter() - started
         os.close(reader)
     if code or len(ends) != workload.epochs:
         raise RuntimeError(f"{contender.name}: exit code {code}, {len(ends)} epochs seen\n{output[-3000:].decode()}")
-    return Timing(tuple(ends), whole, loss)
+    return Timing(tuple(ends), whole, loss, megabytes(usage))
+
+
+def megabytes(usage: resource.struct_rusage) -> float:
+    """The most memory that a process held."""
+    return usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 
 def read(terminal: int, started: float) -> tuple[bytes, list[float], float]:

@@ -31,20 +31,17 @@ def page(title: str, command: str, about: str, body: str) -> str:
     return f"# {title}\n\nMade by `{command}`.\n\n{machine.describe()}\n\n{about}\n\n{body}\n"
 
 
-def speed(timings: Mapping[str, Sequence[Timing]], targets: Mapping[str, float]) -> str:
-    """Table of the first contender against each other one."""
-    first = next(iter(timings))
+def speed(groups: Sequence[Mapping[str, Sequence[Timing]]], targets: Mapping[str, str]) -> str:
+    """Table of all contenders; the first two of each group, which had the same work, are held against its others."""
     rows = []
-    for name, values in timings.items():
-        measured = "" if name == first else f"{ratio(timings[first], values):.2f}"
-        target = f"<= {targets[name]:.2f}" if name in targets else ""
-        rows.append(
-            (
-                *(name, f"{seconds(values):.2f}", measured, target),
-                *(f"{min(v.ends[0] for v in values):.1f}", f"{values[-1].loss:.2f}"),
-            )
-        )
-    return table(("", "s per epoch", f"{first} / this", "target", "s to end of 1st epoch", "last train -ELBO"), rows)
+    for timings in groups:
+        first, second = list(timings)[:2]
+        for name, values in timings.items():
+            ratios = [f"{ratio(timings[mine], values):.2f}" if name != mine else "" for mine in (first, second)]
+            row = (name, f"{seconds(values):.2f}", *ratios, targets.get(name, ""))
+            rows.append((*row, f"{min(v.ends[0] for v in values):.1f}", f"{values[-1].loss:.2f}"))
+    header = ("", "s per epoch", "ours / this", "plain step / this", "target", "s to end of 1st epoch")
+    return table((*header, "last train -ELBO"), rows)
 
 
 def bars(path: Path, values: Mapping[str, float], label: str) -> None:

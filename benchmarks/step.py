@@ -9,21 +9,22 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable
+from unittest import mock
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import report
-from vae_lightning import cli, onednn, trainers
-from vae_lightning.compiled import CompiledStep
+from vae_lightning import cli, compiled, onednn, trainers
 from vae_lightning.data import Batches
 from vae_lightning.module import VAE
 
 STEPS, ROUNDS = 200, 5
 KINDS = {
-    "matrix products": ("addmm", "aten::mm", "linear_pointwise", "vae_lightning::product"),
-    "Adam": ("fused_adam",),
+    "matrix products": ("addmm", "aten::mm", "mm_out"),
+    "Adam": ("fused_adam", "sqrt"),  # nothing else in a compiled step takes a root
 }
+OPERATIONS = ("aten::", "graph_")  # how PyTorch names its own, and those that it has compiled
 
 
 def multiplications(module: VAE, batch: int) -> float:
@@ -40,7 +41,7 @@ def kinds(work: Callable[[], None]) -> Counter[str]:
     found: Counter[str] = Counter()
     for event in profiler.key_averages():
         kind = next((kind for kind, names in KINDS.items() if any(name in event.key for name in names)), "other")
-        if kind != "other" or event.key.startswith("aten::"):
+        if kind != "other" or event.key.startswith(OPERATIONS):
             found[kind] += event.self_cpu_time_total / STEPS
     return found
 
@@ -56,37 +57,50 @@ def wall(work: Callable[[], None]) -> float:
     return statistics.median(rounds)
 
 
-def steps(fast: bool, compiled: bool) -> tuple[float, Counter[str], float]:
+def steps(fast: bool, graph: bool, precision: str = "32") -> tuple[float, Counter[str], float]:
     """Wall time and kinds of one way to take a step, and its GFLOP."""
     cfg = cli.compose("config", ["model.latent_dim=20", "data.val_size=0"])
     cfg.trust = True
     data, module = trainers.build_data(cfg), trainers.build_module(cfg).train()
     module.start()
     optimizer = module.make_optimizer(module.parameters())
-    take = CompiledStep(module) if compiled else module.optimize
+    take = compiled.CompiledStep(module) if graph else module.optimize
     batches = Batches(data.images["train"], 128, 0, 1, data.shuffled)
     order = data.shuffled(0)
 
     def work() -> None:
         take(batches.batch(order, 0, 0), optimizer)
 
-    with onednn.linear_layers(module) if fast else contextlib.nullcontext():
-        for _ in range(20):
-            work()
-        return wall(work), kinds(work), multiplications(module, 128)
+    half = torch.autocast("cpu", torch.bfloat16, cache_enabled=False, enabled=precision == "bf16-mixed")
+    with onednn.products() if fast else contextlib.nullcontext(), half:
+        warm(work)
+        whole = wall(work)
+        if graph:  # once more, so that the operations in it are seen
+            with mock.patch.dict(compiled.INDUCTOR, {"cpp.enable_kernel_profile": True}):
+                take = compiled.CompiledStep(module)
+            warm(work)
+        return whole, kinds(work), multiplications(module, 128)
+
+
+def warm(work: Callable[[], None]) -> None:
+    """Some steps that are not counted."""
+    for _ in range(20):
+        work()
 
 
 def main() -> None:
     """Prints the table."""
+    trainers.quiet()
     rows = []
-    for name, fast, compiled in (
-        ("PyTorch's linear layers", False, False),
-        ("oneDNN's, the default", True, False),
-        ("trainer.compile=true", True, True),
+    for name, *choice in (
+        ("plain step, PyTorch's own products", False, False),
+        ("plain step", True, False),
+        ("compiled step", True, True),
+        ("compiled step, bf16-mixed", True, True, "bf16-mixed"),
     ):
-        whole, parts, work = steps(fast, compiled)
+        whole, parts, work = steps(*choice)
         products = parts["matrix products"]
-        rest = whole - sum(parts.values())  # in the compiled step: its fused operations, Adam among them
+        rest = whole - sum(parts.values())
         values = (whole, products, work / (products * 1e-6), parts["Adam"], parts["other"], rest)
         rows.append((name, *(f"{value:.0f}" for value in values)))
     header = ("", "us per step", "matrix products", "GFLOP/s in them", "Adam", "other operations", "between them")

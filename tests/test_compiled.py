@@ -2,17 +2,26 @@
 
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import Command
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor
+from omegaconf import open_dict
 from test_cli import assert_same_run, numbers
+from test_steps import QUIET
 from tiny import tiny, tiny_model
+from torch import Tensor
 
+from vae_lightning import trainers
+from vae_lightning.cli import compose
 from vae_lightning.compiled import CompiledStep
 from vae_lightning.data import Batch
 from vae_lightning.module import VAE
+from vae_lightning.objectives import ELBO, Objective, Terms, elbo
 
 COMPILED = [
     (),
@@ -25,11 +34,13 @@ COMPILED = [
     ("objective=iwae", "likelihood=laplace"),
     ("optimizer=adamw", "optimizer.weight_decay=0.1"),
     ("optimizer.weight_decay=0.1",),
+    ("annealing=linear", "annealing.steps=7"),
+    ("annealing=cyclical", "annealing.steps=4", "objective=capacity"),
+    ("annealing=sigmoid", "annealing.steps=6", "objective=iwae"),
 ]
 # what needs the number of the step, changes a buffer in the step, is another package's, or is another optimiser
 REFUSED = [
     ("posterior=flow", "prior=flow"),
-    ("annealing=linear",),
     ("objective=mmd",),
     ("objective=geco",),
     ("likelihood=gaussian", "likelihood.std=optimal"),
@@ -38,19 +49,23 @@ REFUSED = [
 
 
 @pytest.fixture(autouse=True)
-def fresh() -> None:
-    """As in a process of its own: PyTorch compiles a function for a few different models only."""
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process of its own: PyTorch compiles a function for a few different models only; steps are counted."""
     torch.compiler.reset()
+    monkeypatch.setattr(VAE, "global_step", property(lambda model: model.counted))
 
 
-def trained(choices: tuple[str, ...], step: bool, rows: tuple[int, ...] = (6, 6, 6, 4, 6)) -> tuple[VAE, CompiledStep]:
+def trained(
+    choices: tuple[str, ...], step: bool, rows: tuple[int, ...] = (6, 6, 6, 4, 6), objective: Objective | None = None
+) -> tuple[VAE, CompiledStep]:
     """After some steps, the last but one on a smaller batch; not by the C++ compiler, whose work is tested below."""
     cfg = tiny(*choices)
     model, x, condition = tiny_model(cfg)
+    model.objective = objective or model.objective
     model.start()
     optimizer = model.train().make_optimizer(model.parameters())
     compiled = CompiledStep(model, backend="aot_eager")
-    for count in rows:
+    for model.counted, count in enumerate(rows):
         batch = Batch(x[:count], torch.arange(count), count, tuple(values[:count] for values in condition))
         compiled(batch, optimizer) if step else model.optimize(batch, optimizer)
     return model, compiled
@@ -60,6 +75,18 @@ def assert_close(one: VAE, other: VAE) -> None:
     for (name, value), expected in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
         assert torch.allclose(value, expected, rtol=1e-4, atol=1e-6), name
     assert torch.allclose(one.totals, other.totals, rtol=1e-5)
+
+
+class FirstStep(ELBO):
+    """A user's objective that asks which step it is."""
+
+    def __init__(self, question: Callable[[int], bool]) -> None:
+        super().__init__()
+        self.question = question
+
+    def forward(self, terms: Terms, step: int) -> Tensor:
+        """Twice the loss at some steps."""
+        return elbo(terms) * (2 if self.question(step) else 1)
 
 
 @pytest.mark.parametrize("choices", COMPILED, ids=" ".join)
@@ -77,10 +104,48 @@ def test_what_cannot_be_compiled_is_named_once_and_done_as_it_was(
     with caplog.at_level(logging.WARNING, "vae_lightning"):
         model, compiled = trained(choices, step=True)
     assert compiled.refused
-    assert caplog.text.count("trainer.compile=true: the step is not compiled: ") == 1
+    assert caplog.text.count("trainer.compile: the optimiser step is not compiled: ") == 1
     plain = trained(choices, step=False)[0]
     assert all(torch.equal(value, plain.state_dict()[name]) for name, value in model.state_dict().items())
     assert torch.equal(model.totals, plain.totals)
+
+
+@pytest.mark.parametrize("question", [lambda step: step == 0, lambda step: not step, lambda step: step < 5])
+def test_an_objective_that_asks_for_the_number_of_the_step_is_refused(question: Callable[[int], bool]) -> None:
+    model, compiled = trained((), step=True, objective=FirstStep(question))
+    assert compiled.refused
+    assert_close(model, trained((), step=False, objective=FirstStep(question))[0])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "callbacks", "compiles"),
+    [
+        (("trainer.max_epochs=1000",), [], True),  # 18 steps an epoch
+        (("trainer.max_epochs=400",), [], False),
+        (("trainer.max_epochs=1000", "trainer.compile=false"), [], False),
+        (("trainer.max_epochs=1", "trainer.compile=true"), [], True),
+        (("trainer.max_epochs=1000",), [LearningRateMonitor()], False),
+        (("trainer.compile=true",), [LearningRateMonitor()], False),
+    ],
+)
+def test_it_compiles_what_is_long_enough_or_asked_for_but_not_what_looks_at_each_step(
+    overrides: tuple[str, ...], callbacks: list[Callback], compiles: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    cfg = compose("config", ["data=digits", "data.batch_size=80", "accelerator=cpu", *overrides])
+    cfg.trust = True
+    data, trainer = trainers.build_data(cfg), Trainer(**QUIET, accelerator="cpu", callbacks=callbacks)
+    data.steps_per_execution = trainers.steps_per_execution(cfg, trainer)
+    with caplog.at_level(logging.WARNING, "vae_lightning"):
+        assert trainers.compiles(cfg, trainer, data) == compiles
+    assert ("something to do at each step" in caplog.text) == (overrides == ("trainer.compile=true",))
+
+
+def test_a_run_stored_before_there_was_a_choice_is_not_compiled() -> None:
+    cfg = compose("config", ["data=digits", "trainer.max_epochs=1000"])
+    cfg.trust = True
+    with open_dict(cfg):
+        del cfg.trainer["compile"]
+    assert not trainers.compiles(cfg, Trainer(**QUIET), trainers.build_data(cfg))
 
 
 SMALL = ("data.val_size=100", "model.latent_dim=3", "model.hidden_dims=[20]", "data.batch_size=25", "accelerator=cpu")
@@ -117,6 +182,6 @@ def test_without_a_compiler_it_says_so_once_and_trains(
     choices = ("trainer.max_epochs=1", "trainer.compile=true", "hydra.run.dir=run")
     result = train(*SMALL, *choices, cwd=tmp_path, data=tiny_root)
     assert result.returncode == 0, result.stderr
-    assert result.stderr.count("the step is not compiled") == 1
+    assert result.stderr.count("the optimiser step is not compiled") == 1
     assert "Traceback" not in result.stderr
     assert_same_run(tmp_path / "run", tmp_path / "plain")

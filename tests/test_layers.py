@@ -37,7 +37,7 @@ ALLOWED = {
     "explorer": {"torch", "data", "distributions", "evaluation", "module", "networks", "explorer"},
     "extras": set(),
     "onednn": {"torch"},
-    "compiled": {"torch", "data", "module"},
+    "compiled": {"torch", "annealing", "data", "module"},
     "drawing": {"torch", "PIL"},
     "views": {"torch", "PIL", "sklearn", "drawing", "rng", "distributions", "module"},
     "gallery": {"torch", "lightning", "tensorboard", "runs", "evaluation", "views"},

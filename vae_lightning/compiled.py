@@ -4,12 +4,14 @@ It replaces ``VAE.optimize``; its results agree with those of the plain step up 
 """
 
 import logging
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 from torch.optim import Adam, AdamW, Optimizer
 
+from vae_lightning.annealing import Annealing
 from vae_lightning.data import Batch
 from vae_lightning.module import VAE
 
@@ -17,10 +19,34 @@ log = logging.getLogger(__name__)
 
 Tensors = dict[str, Tensor]
 PLAIN = {"amsgrad": False, "maximize": False, "differentiable": False}  # of Adam
+INDUCTOR = {
+    "cpp_wrapper": True,
+    "cpp.vec_isa_ok": True,  # else it compiles a program for each instruction set, to see whether it can: four seconds
+    "layout_optimization": False,  # turning images to channels-last and back costs convolutions more than it gains
+}
 
 
+@dataclass(frozen=True, eq=False)
 class OptimiserStep:
-    """Any other optimiser step: this one is of no use where the number of the step is."""
+    """Any optimiser step: a graph knows the factor of its annealing, (), and not its number."""
+
+    factor: Tensor
+
+    def __eq__(self, other: object) -> bool:
+        raise TypeError("a compiled step has no number")
+
+    __bool__ = __hash__ = __eq__
+
+
+class Given(Annealing):
+    """Another annealing, whose factor a graph is given."""
+
+    def __init__(self, annealing: Annealing) -> None:
+        self.annealing = annealing
+
+    def __call__(self, step: int | OptimiserStep) -> float | Tensor:
+        """The factor at this optimiser step."""
+        return step.factor if isinstance(step, OptimiserStep) else self.annealing(step)
 
 
 class Loss(nn.Module):
@@ -30,33 +56,42 @@ class Loss(nn.Module):
         super().__init__()
         self.vae = vae
 
-    def forward(self, batch: Batch, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss of the batch (0-d) and the sums of its terms (3,); an objective that asks for the step is refused."""
-        loss, sums = self.vae.measure(batch, noise, OptimiserStep())
+    def forward(self, batch: Batch, noise: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss of the batch, (), and the sums of its terms, (3,); what asks for the number of the step is refused."""
+        loss, sums = self.vae.measure(batch, noise, OptimiserStep(factor))
         return loss.sum() / batch.share, sums
 
 
 def adam(
-    loss: Loss, parameters: Tensors, first: Tensors, second: Tensors, batch: Batch, noise: Tensor, scalars: Tensor
+    loss: Loss,
+    decay: str,
+    parameters: Tensors,
+    first: Tensors,
+    second: Tensors,
+    batch: Batch,
+    noise: Tensor,
+    scalars: Tensor,
 ) -> Tensor:
     """One step of Adam(W) on the batch, in place; returns the sums of its terms, (3,).
 
-    Kingma & Ba 2015, https://arxiv.org/abs/1412.6980. ``first`` and ``second`` are the moments; ``scalars``, at step t:
-    1 - beta1, beta2, 1 - beta2, lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t), eps, weight decay of the gradient (Adam),
-    lr times weight decay (AdamW).
+    Kingma & Ba 2015, https://arxiv.org/abs/1412.6980. ``first`` and ``second`` are the moments. ``decay`` of the
+    weights: ``none``, ``gradient`` (Adam) or ``weights`` (AdamW). ``scalars``, at step t: the annealing's factor,
+    1 - beta1, beta2, 1 - beta2, lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t), eps, the weight decay (in AdamW times lr).
     """
+    factor, one_beta1, beta2, one_beta2, rate, scale, eps, weight = scalars.unbind()
 
     def of(values: Tensors) -> tuple[Tensor, Tensor]:
-        return torch.func.functional_call(loss, values, (batch, noise))
+        return torch.func.functional_call(loss, values, (batch, noise, factor))
 
     gradients, (_, sums) = torch.func.grad_and_value(of, has_aux=True)(parameters)
-    one_beta1, beta2, one_beta2, rate, scale, eps, decay, shrink = scalars.unbind()
     for name, parameter in parameters.items():
-        gradient = gradients[name] + decay * parameter
+        # where there is no decay, adding 0 times the weights would be another pass over them
+        gradient = gradients[name] + weight * parameter if decay == "gradient" else gradients[name]
+        kept = parameter * (1 - weight) if decay == "weights" else parameter
         moment, square = first[name], second[name]
         moment.copy_(moment + one_beta1 * (gradient - moment))
         square.copy_(beta2 * square + one_beta2 * gradient * gradient)
-        parameter.copy_(parameter * (1 - shrink) - rate * moment / (square.sqrt() * scale + eps))
+        parameter.copy_(kept - rate * moment / (square.sqrt() * scale + eps))
     return sums
 
 
@@ -69,7 +104,8 @@ class CompiledStep:
 
     def __init__(self, module: VAE, backend: str = "inductor") -> None:
         self.module, self.loss = module, Loss(module)
-        options = {"cpp_wrapper": True} if backend == "inductor" else None
+        module.objective.annealing = Given(module.objective.annealing)
+        options = INDUCTOR if backend == "inductor" else None
         self.graph = torch.compile(adam, backend=backend, fullgraph=True, dynamic=False, options=options)
         self.size: int | None = None  # images of the batches that it is compiled for
         self.refused = False
@@ -88,8 +124,8 @@ class CompiledStep:
             self.step(batch, optimizer)
         except TorchDynamoException as error:  # raised before anything is computed
             self.refuse(
-                "the model or its objective needs the number of the step (an annealing, mmd, geco), changes its"
-                f" buffers, or does something else that PyTorch cannot trace ({str(error).strip().splitlines()[0]})"
+                "the model or its objective needs the number of the step (mmd), changes its buffers (geco, an optimal"
+                f" scale), or does something else that PyTorch cannot compile ({str(error).strip().splitlines()[0]})"
             )
             VAE.optimize(self.module, batch, optimizer)
 
@@ -101,36 +137,36 @@ class CompiledStep:
             moments = ({name: state[key] for name, state in states.items()} for key in ("exp_avg", "exp_avg_sq"))
             self.tensors = ({name: parameter.detach() for name, parameter in named}, *moments)
             self.counts = [state["step"] for state in states.values()]
+            log.info("compiling the optimiser step; trainer.compile=false would not")
         noise = self.module.training_noise(batch)
-        scalars = coefficients(optimizer, float(self.counts[0]) + 1)
-        sums = self.graph(self.loss, *self.tensors, batch, noise, scalars)
+        decay, values = coefficients(optimizer, float(self.counts[0]) + 1)
+        scalars = torch.tensor([self.module.objective.annealing(self.module.global_step), *values])
+        sums = self.graph(self.loss, decay, *self.tensors, batch, noise, scalars)
         torch._foreach_add_(self.counts, 1)
         self.module.add(sums, len(batch.index))
 
     def refuse(self, reason: str) -> None:
         """Says why nothing is compiled; from now on every step is done as it was."""
         self.refused = True
-        log.warning("trainer.compile=true: the step is not compiled: %s", reason)
+        log.warning("trainer.compile: the optimiser step is not compiled: %s", reason)
 
 
 def unsuited(batch: Batch, optimizer: Optimizer) -> str | None:
     """Why such a step has no graph here."""
-    if batch.x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
-        return "it is made for accelerator=cpu with trainer.precision=32"
+    if batch.x.device.type != "cpu":
+        return "it is made for a CPU"
     group = optimizer.param_groups[0]
     if type(optimizer) not in (Adam, AdamW) or any(group[name] != value for name, value in PLAIN.items()):
         return "the optimizer must be Adam or AdamW, without amsgrad or maximize"
     return None
 
 
-def coefficients(optimizer: Optimizer, count: float) -> Tensor:
-    """``scalars`` of ``adam`` at the step of that number, from 1."""
+def coefficients(optimizer: Optimizer, count: float) -> tuple[str, list[float]]:
+    """``decay`` of ``adam``, and its ``scalars`` after the first, at the step of that number, from 1."""
     group = optimizer.param_groups[0]
-    (beta1, beta2), rate, decay = group["betas"], float(group["lr"]), group["weight_decay"]
-    decoupled = isinstance(optimizer, AdamW)
-    return torch.tensor(
-        [
-            *(1 - beta1, beta2, 1 - beta2, rate / (1 - beta1**count), (1 - beta2**count) ** -0.5, group["eps"]),
-            *((0.0, rate * decay) if decoupled else (decay, 0.0)),
-        ]
-    )
+    (beta1, beta2), rate, weight = group["betas"], float(group["lr"]), group["weight_decay"]
+    decay = ("weights" if isinstance(optimizer, AdamW) else "gradient") if weight else "none"
+    return decay, [
+        *(1 - beta1, beta2, 1 - beta2, rate / (1 - beta1**count), (1 - beta2**count) ** -0.5, group["eps"]),
+        rate * weight if decay == "weights" else weight,
+    ]

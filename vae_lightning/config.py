@@ -73,7 +73,7 @@ RULES: dict[str, tuple[Callable[[object], bool], str]] = {
     "trainer.max_epochs": (lambda v: whole(v, 1), "an integer >= 1"),
     "trainer.devices": (lambda v: whole(v, 1), "an integer >= 1"),
     "trainer.steps_per_execution": (lambda v: whole(v, 1), "an integer >= 1"),
-    "trainer.compile": (lambda v: isinstance(v, bool), "true or false"),
+    "trainer.compile": (lambda v: isinstance(v, bool) or v == "auto", "auto, true or false"),
     "trainer.precision": (lambda v: v in PRECISIONS, "one of 32, bf16-mixed, 16-mixed"),
     "accelerator.num_nodes": (lambda v: whole(v, 1), "an integer >= 1"),
     "callbacks.gallery.every_n_epochs": (lambda v: whole(v, 1), "an integer >= 1"),

@@ -3,6 +3,7 @@
 Shapes: R rows, C columns, D channels (1 or 3), H W of an image, N points.
 """
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -18,14 +19,20 @@ INK, PALE = "#222222", "#bbbbbb"
 GAP, MARGIN, TITLE, SMALL = 2, 12, 15, 12
 
 
+@functools.cache
+def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    """PIL's own, decoded once."""
+    return ImageFont.load_default(size)
+
+
 def write(canvas: Image.Image, place: tuple[float, float], text: str, size: int = SMALL, anchor: str = "la") -> None:
     """Text at a place; ``anchor`` as in PIL: l m r for the side, a m s for the height."""
-    ImageDraw.Draw(canvas).text(place, text, fill=INK, font=ImageFont.load_default(size), anchor=anchor)
+    ImageDraw.Draw(canvas).text(place, text, fill=INK, font=font(size), anchor=anchor)
 
 
 def width_of(text: str, size: int = SMALL) -> int:
     """Pixels that the text takes."""
-    return int(ImageFont.load_default(size).getlength(text)) + 1
+    return int(font(size).getlength(text)) + 1
 
 
 def tile(images: Tensor, scale: int) -> Image.Image:

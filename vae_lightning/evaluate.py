@@ -57,7 +57,7 @@ def measure(cfg: DictConfig, loaded: "Loaded") -> dict[str, float | int]:
     hidden = not sys.stderr.isatty()
     total = data.images_in("test") * cfg.samples
     bar = tqdm(total=total, unit="sample", unit_scale=True, disable=hidden)
-    with bar, onednn.linear_layers(module):
+    with bar, onednn.products():
         nll = -evaluation.log_likelihoods(module, data, cfg.samples, bar.update)
     return {
         "nll": float(nll.mean()),

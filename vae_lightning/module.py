@@ -147,8 +147,8 @@ class VAE(LightningModule):
 
     def add(self, sums: Tensor, images: int) -> None:
         """Adds loss, recon and kl of that many images to the epoch's totals."""
-        self.totals[:3] += sums
-        self.totals[3] += images
+        self.totals[:3].add_(sums)  # += would copy the totals to themselves
+        self.totals[3].add_(images)
 
     def fixed_noise(self, split: str, batch: Batch) -> Tensor:
         """eps (K, B, L) of these images: each has its own, whatever the batch size, the epoch or the process."""

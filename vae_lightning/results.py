@@ -28,7 +28,7 @@ PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "num
 # not shown beside each other in TensorBoard: the same in other words, or of no effect on a result
 UNCOMPARED = (
     *("encoder", "decoder", "network", "dataset", "root", "mirrors", "fallback", "image_shape", "trust", "resume"),
-    *("accelerator", "callbacks", "devices", "steps_per_execution"),
+    *("accelerator", "callbacks", "devices", "steps_per_execution", "compile"),
 )
 EMBEDDED = 1000  # test images in the embedding projector
 TERMS = ("recon", "kl", "neg_elbo")

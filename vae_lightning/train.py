@@ -154,14 +154,14 @@ def fit(cfg: DictConfig, module: "VAE", data: "ImageData", run: Path, checkpoint
     trainer = trainers.build_trainer(cfg, run, checkpoint)
     data.steps_per_execution = trainers.steps_per_execution(cfg, trainer)
     module.automatic_optimization = data.steps_per_execution == 1
-    if cfg.trainer.get("compile", False):
+    if trainers.compiles(cfg, trainer, data):
         from vae_lightning import compiled
 
         module.optimize = compiled.CompiledStep(module)
     with cli.environment(**{RUN_VARIABLE: str(run), RESUMES_VARIABLE: "1" if checkpoint else ""}):
         results.begin_hparams(cfg, trainer)
         try:
-            with onednn.linear_layers(module):
+            with onednn.products():
                 trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
         except BaseException:
             results.end_hparams(trainer, "FAILURE")

@@ -22,6 +22,7 @@ from vae_lightning.module import VAE
 
 log = logging.getLogger(__name__)
 
+COMPILED_FROM = 8_000  # optimiser steps that earn back the time of building a graph: benchmarks/README.md
 OWN = ("steps_per_execution", "compile")  # keys of the trainer that are not Lightning's
 # keys that ask nothing of Lightning at a step, and the hooks of a callback that do
 STEPLESS = {"max_epochs", "devices", "precision", *OWN}
@@ -32,9 +33,11 @@ STEP_HOOKS = (
 
 
 def quiet() -> None:
-    """Leaves out Lightning's notices about what this package decides itself."""
+    """Leaves out notices of Lightning and PyTorch about what this package decides itself."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # where CUDA's tools are and no GPU, PyTorch says so before it compiles for the CPU
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     # the module sums over ranks itself before it logs
     warnings.filterwarnings("ignore", message="It is recommended to use `self.log.*sync_dist=True")
     # the batches are: their order is a function of the epoch, and they skip what was done
@@ -161,6 +164,17 @@ def steps_per_execution(cfg: DictConfig, trainer: Trainer) -> int:
     if watched or cfg.accelerator.strategy != "auto" or not STEPLESS.issuperset(cfg.trainer):
         return 1
     return cfg.trainer.get("steps_per_execution", 1)
+
+
+def compiles(cfg: DictConfig, trainer: Trainer, data: ImageData) -> bool:
+    """Whether the optimiser step is to be compiled: asked for, or left to us and the run long enough on a CPU."""
+    choice, at_once = cfg.trainer.get("compile", False), data.steps_per_execution > 1
+    if choice == "auto":
+        on_cpu = trainer.strategy.root_device.type == "cpu"
+        return at_once and on_cpu and cfg.trainer.max_epochs * data.steps >= COMPILED_FROM
+    if choice and not at_once:
+        log.warning("trainer.compile=true: the step is not compiled where Lightning has something to do at each step")
+    return choice and at_once
 
 
 def check_device(cfg: DictConfig) -> None:

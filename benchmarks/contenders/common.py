@@ -12,9 +12,11 @@ def arguments() -> argparse.Namespace:
     """The workload, as benchmarks.workload writes it on a command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--root", type=Path, required=True)
-    for name, default in (("batch-size", 128), ("latent-dim", 20), ("width", 400), ("epochs", 6), ("samples", 1)):
+    defaults = {"batch-size": 128, "latent-dim": 20, "width": 400, "epochs": 6, "samples": 1, "val-size": 0}
+    for name, default in defaults.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--model", choices=("mlp", "conv"), default="mlp")
+    parser.add_argument("--likelihood", choices=("squared_error", "bernoulli"), default="squared_error")
     return parser.parse_args()
 
 

@@ -41,7 +41,7 @@ class SquaredError:
 
     def recon(self, x: Tensor) -> Tensor:
         """sum_d (x_d - mean_d)^2 for x (B, C, H, W): (K, B)."""
-        return per_image((x - self.mean).square())
+        return per_image(F.mse_loss(*torch.broadcast_tensors(self.mean, x), reduction="none"))
 
 
 @dataclass(frozen=True)
