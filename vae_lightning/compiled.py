@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo.exc import TorchDynamoException
+from torch._dynamo.exc import BackendCompilerFailed, TorchDynamoException
 from torch.optim import Adam, AdamW, Optimizer
 
 from vae_lightning.annealing import Annealing
@@ -19,6 +19,11 @@ log = logging.getLogger(__name__)
 
 Tensors = dict[str, Tensor]
 PLAIN = {"amsgrad": False, "maximize": False, "differentiable": False}  # of Adam
+UNBUILT = "PyTorch traced it, but could not build it, which takes a C++ compiler"
+UNTRACED = (
+    "the model or its objective needs the number of the step (mmd), changes its buffers (geco, an optimal scale), or"
+    " does something else that PyTorch cannot trace"
+)
 INDUCTOR = {
     "cpp_wrapper": True,
     "cpp.vec_isa_ok": True,  # else it compiles a program for each instruction set, to see whether it can: four seconds
@@ -123,10 +128,8 @@ class CompiledStep:
         try:
             self.step(batch, optimizer)
         except TorchDynamoException as error:  # raised before anything is computed
-            self.refuse(
-                "the model or its objective needs the number of the step (mmd), changes its buffers (geco, an optimal"
-                f" scale), or does something else that PyTorch cannot compile ({str(error).strip().splitlines()[0]})"
-            )
+            reason = UNBUILT if isinstance(error, BackendCompilerFailed) else UNTRACED
+            self.refuse(f"{reason} ({str(error).strip().splitlines()[0]})")
             VAE.optimize(self.module, batch, optimizer)
 
     def step(self, batch: Batch, optimizer: Optimizer) -> None:
@@ -137,7 +140,7 @@ class CompiledStep:
             moments = ({name: state[key] for name, state in states.items()} for key in ("exp_avg", "exp_avg_sq"))
             self.tensors = ({name: parameter.detach() for name, parameter in named}, *moments)
             self.counts = [state["step"] for state in states.values()]
-            log.info("compiling the optimiser step; trainer.compile=false would not")
+            log.info("compiling the optimiser step, which takes some seconds")
         noise = self.module.training_noise(batch)
         decay, values = coefficients(optimizer, float(self.counts[0]) + 1)
         scalars = torch.tensor([self.module.objective.annealing(self.module.global_step), *values])
