@@ -64,7 +64,7 @@ def steps(fast: bool, graph: bool, precision: str = "32") -> tuple[float, Counte
     data, module = trainers.build_data(cfg), trainers.build_module(cfg).train()
     module.start()
     optimizer = module.make_optimizer(module.parameters())
-    take = compiled.CompiledStep(module) if graph else module.optimize
+    take = compiled.CompiledStep(module, 128) if graph else module.optimize
     batches = Batches(data.images["train"], 128, 0, 1, data.shuffled)
     order = data.shuffled(0)
 
@@ -77,7 +77,7 @@ def steps(fast: bool, graph: bool, precision: str = "32") -> tuple[float, Counte
         whole = wall(work)
         if graph:  # once more, so that the operations in it are seen
             with mock.patch.dict(compiled.INDUCTOR, {"cpp.enable_kernel_profile": True}):
-                take = compiled.CompiledStep(module)
+                take = compiled.CompiledStep(module, 128)
             warm(work)
         return whole, kinds(work), multiplications(module, 128)
 

@@ -21,7 +21,7 @@ from vae_lightning.cli import compose
 from vae_lightning.compiled import CompiledStep
 from vae_lightning.data import Batch
 from vae_lightning.module import VAE
-from vae_lightning.objectives import ELBO, Objective, Terms, elbo
+from vae_lightning.objectives import ELBO, Terms, elbo
 
 COMPILED = [
     (),
@@ -56,7 +56,9 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def trained(
-    choices: tuple[str, ...], step: bool, rows: tuple[int, ...] = (6, 6, 6, 4, 6), objective: Objective | None = None
+    choices: tuple[str, ...],
+    step: bool,
+    objective: torch.nn.Module | None = None,
 ) -> tuple[VAE, CompiledStep]:
     """After some steps, the last but one on a smaller batch; not by the C++ compiler, whose work is tested below."""
     cfg = tiny(*choices)
@@ -64,8 +66,8 @@ def trained(
     model.objective = objective or model.objective
     model.start()
     optimizer = model.train().make_optimizer(model.parameters())
-    compiled = CompiledStep(model, backend="aot_eager")
-    for model.counted, count in enumerate(rows):
+    compiled = CompiledStep(model, 6, backend="aot_eager")
+    for model.counted, count in enumerate((6, 6, 6, 4, 6)):
         batch = Batch(x[:count], torch.arange(count), count, tuple(values[:count] for values in condition))
         compiled(batch, optimizer) if step else model.optimize(batch, optimizer)
     return model, compiled
@@ -115,6 +117,31 @@ def test_an_objective_that_asks_for_the_number_of_the_step_is_refused(question: 
     model, compiled = trained((), step=True, objective=FirstStep(question))
     assert compiled.refused
     assert_close(model, trained((), step=False, objective=FirstStep(question))[0])
+
+
+def test_a_parameter_that_nothing_uses_stays_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    idle = ELBO()
+    idle.weight = torch.nn.Parameter(torch.ones(3))
+    model, compiled = trained((), step=True, objective=idle)
+    assert compiled.refused
+    assert "a parameter had no gradient" in caplog.text
+    assert torch.equal(model.objective.weight, torch.ones(3))
+
+
+class Bare(torch.nn.Module):
+    """An objective of no other kind than a Module."""
+
+    num_samples = 1
+
+    def forward(self, terms: Terms, step: int) -> Tensor:
+        """The negative bound."""
+        return elbo(terms)
+
+
+def test_an_objective_need_not_know_of_annealing() -> None:
+    model, compiled = trained((), step=True, objective=Bare())
+    assert not compiled.refused
+    assert_close(model, trained((), step=False, objective=Bare())[0])
 
 
 @pytest.mark.parametrize(

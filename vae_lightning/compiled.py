@@ -4,6 +4,7 @@ It replaces ``VAE.optimize``; its results agree with those of the plain step up 
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch._dynamo.exc import BackendCompilerFailed, TorchDynamoException
 from torch.optim import Adam, AdamW, Optimizer
 
-from vae_lightning.annealing import Annealing
+from vae_lightning.annealing import Annealing, Constant
 from vae_lightning.data import Batch
 from vae_lightning.module import VAE
 
@@ -103,26 +104,29 @@ def adam(
 class CompiledStep:
     """``optimize(batch, optimizer)`` of a module, by a graph where that is possible, and as it was where it is not.
 
-    The first step, which makes the optimiser's state, and batches of another size than the first are done as they were.
-    A model, an objective or a machine that cannot be compiled is named once in the log.
+    The first step, which makes the optimiser's state, and batches of another size are done as they were. A model, an
+    objective or a machine that cannot be compiled is named once in the log.
+
+    Args:
+        module: of which it is a step.
+        size: images of a batch.
+        backend: of torch.compile.
     """
 
-    def __init__(self, module: VAE, backend: str = "inductor") -> None:
-        self.module, self.loss = module, Loss(module)
-        module.objective.annealing = Given(module.objective.annealing)
+    def __init__(self, module: VAE, size: int, backend: str = "inductor") -> None:
+        self.module, self.loss, self.size = module, Loss(module), size
+        self.annealing = getattr(module.objective, "annealing", Constant())
+        module.objective.annealing = Given(self.annealing)
         options = INDUCTOR if backend == "inductor" else None
         self.graph = torch.compile(adam, backend=backend, fullgraph=True, dynamic=False, options=options)
-        self.size: int | None = None  # images of the batches that it is compiled for
         self.refused = False
         self.tensors: tuple[Tensors, Tensors, Tensors] | None = None  # parameters and their moments
 
     def __call__(self, batch: Batch, optimizer: Optimizer) -> None:
         """One optimiser step."""
-        if self.size is None:
-            self.size = len(batch.index)
-            if reason := unsuited(batch, optimizer):
-                self.refuse(reason)
-        if self.refused or len(batch.index) != self.size or not optimizer.state:
+        if self.tensors is None and not self.refused and optimizer.state:
+            self.prepare(batch, optimizer)
+        if self.tensors is None or len(batch.index) != self.size:
             VAE.optimize(self.module, batch, optimizer)
             return
         try:
@@ -132,35 +136,42 @@ class CompiledStep:
             self.refuse(f"{reason} ({str(error).strip().splitlines()[0]})")
             VAE.optimize(self.module, batch, optimizer)
 
+    def prepare(self, batch: Batch, optimizer: Optimizer) -> None:
+        """Takes hold of the parameters and the optimiser's state, once it is there, or says why there is no graph."""
+        named = [(name, value) for name, value in self.loss.named_parameters() if value.requires_grad]
+        if reason := unsuited(batch, optimizer, [value for _, value in named]):
+            self.refuse(reason)
+            return
+        states = {name: optimizer.state[parameter] for name, parameter in named}
+        moments = ({name: state[key] for name, state in states.items()} for key in ("exp_avg", "exp_avg_sq"))
+        self.tensors = ({name: parameter.detach() for name, parameter in named}, *moments)
+        self.counts = [state["step"] for state in states.values()]
+        log.info("compiling the optimiser step, which takes some seconds")
+
     def step(self, batch: Batch, optimizer: Optimizer) -> None:
         """One step by the graph."""
-        if self.tensors is None:
-            named = [(name, value) for name, value in self.loss.named_parameters() if value.requires_grad]
-            states = {name: optimizer.state[parameter] for name, parameter in named}
-            moments = ({name: state[key] for name, state in states.items()} for key in ("exp_avg", "exp_avg_sq"))
-            self.tensors = ({name: parameter.detach() for name, parameter in named}, *moments)
-            self.counts = [state["step"] for state in states.values()]
-            log.info("compiling the optimiser step, which takes some seconds")
         noise = self.module.training_noise(batch)
         decay, values = coefficients(optimizer, float(self.counts[0]) + 1)
-        scalars = torch.tensor([self.module.objective.annealing(self.module.global_step), *values])
+        scalars = torch.tensor([self.annealing(self.module.global_step), *values])
         sums = self.graph(self.loss, decay, *self.tensors, batch, noise, scalars)
         torch._foreach_add_(self.counts, 1)
         self.module.add(sums, len(batch.index))
 
     def refuse(self, reason: str) -> None:
         """Says why nothing is compiled; from now on every step is done as it was."""
-        self.refused = True
+        self.refused, self.tensors = True, None
         log.warning("trainer.compile: the optimiser step is not compiled: %s", reason)
 
 
-def unsuited(batch: Batch, optimizer: Optimizer) -> str | None:
+def unsuited(batch: Batch, optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> str | None:
     """Why such a step has no graph here."""
     if batch.x.device.type != "cpu":
         return "it is made for a CPU"
     group = optimizer.param_groups[0]
     if type(optimizer) not in (Adam, AdamW) or any(group[name] != value for name, value in PLAIN.items()):
         return "the optimizer must be Adam or AdamW, without amsgrad or maximize"
+    if any(parameter not in optimizer.state for parameter in parameters):
+        return "a parameter had no gradient in the first step"
     return None
 
 

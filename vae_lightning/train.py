@@ -157,7 +157,7 @@ def fit(cfg: DictConfig, module: "VAE", data: "ImageData", run: Path, checkpoint
     if trainers.compiles(cfg, trainer, data):
         from vae_lightning import compiled
 
-        module.optimize = compiled.CompiledStep(module)
+        module.optimize = compiled.CompiledStep(module, data.batch_size)
     with cli.environment(**{RUN_VARIABLE: str(run), RESUMES_VARIABLE: "1" if checkpoint else ""}):
         results.begin_hparams(cfg, trainer)
         try:
