@@ -53,7 +53,7 @@ def training(workload: Workload, rounds: int) -> str:
     timings = interleaved([*mine, *chosen], workload, rounds)
     header = ("", f"s, {workload.epochs} epochs", "MB", "last train -ELBO")
     rows = [
-        (name, f"{median(values, 'whole'):.1f}", f"{median(values, 'memory'):.0f}", f"{values[-1].loss:.2f}")
+        (name, f"{median(values, 'whole'):.1f}", memory_of(values), f"{values[-1].loss:.2f}")
         for name, values in timings.items()
     ]
     return report.table(header, rows)

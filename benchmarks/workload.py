@@ -52,9 +52,8 @@ class Contender:
     name: str
     command: Command
     needs: tuple[str, ...] = ()  # packages
-    changes: Mapping[str, int | str] = field(
-        default_factory=dict
-    )  # of the workload, for it and what it is held against
+    # of the workload, for it and for what it is held against
+    changes: Mapping[str, int | str] = field(default_factory=dict)
 
     def missing(self) -> list[str]:
         """Packages that are not installed."""

@@ -72,18 +72,20 @@ def test_speed_compares_with_what_is_installed_and_names_what_is_not(
     monkeypatch.setitem(CONTENDERS, "jax", replace(CONTENDERS["jax"], needs=("jaxx",)))
     examples = replace(CONTENDERS["examples"], changes={"val_size": 100, "likelihood": "bernoulli"})
     monkeypatch.setitem(CONTENDERS, "examples", examples)
-    measured(command, monkeypatch, "speed", "--against", "hand", "jax", "examples")
+    measured(command, monkeypatch, "speed", "--against", "hand", "jax", "torchvision", "examples")
     page = (command / "speed.md").read_text()
     assert "left out: JAX, lax.scan needs jaxx" in capsys.readouterr().out
     rows = [line.split(" | ")[0].removeprefix("| ") for line in page.splitlines() if line.startswith("| ")][2:]
     ours = ["ours", "ours, plain step"]
-    assert rows == [*ours, "hand-written loop", *ours, "pytorch/examples vae, test pass"]
+    assert rows == [*ours, "hand-written loop", "torchvision loader loop", *ours, "pytorch/examples vae, test pass"]
     assert (command / "speed.png").stat().st_size > 5_000
 
 
 def test_sizes_compares_with_the_hand_written_loop(command: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    measured(command, monkeypatch, "sizes", "--sizes", "IWAE k=5")
-    assert "| IWAE k=5 |" in (command / "sizes.md").read_text()
+    measured(command, monkeypatch, "sizes", "--sizes", "conv", "IWAE k=5")
+    page = (command / "sizes.md").read_text()
+    assert "| conv |" in page
+    assert "| IWAE k=5 |" in page
 
 
 def test_start_up_is_held_against_the_imports_alone(command: Path) -> None:

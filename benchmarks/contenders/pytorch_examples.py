@@ -24,11 +24,8 @@ class VAE(nn.Module):
 
     def __init__(self, width: int, latent_dim: int) -> None:
         super().__init__()
-        self.hidden, self.mean, self.log_var = (
-            nn.Linear(784, width),
-            nn.Linear(width, latent_dim),
-            nn.Linear(width, latent_dim),
-        )
+        self.hidden = nn.Linear(784, width)
+        self.mean, self.log_var = nn.Linear(width, latent_dim), nn.Linear(width, latent_dim)
         self.up, self.out = nn.Linear(latent_dim, width), nn.Linear(width, 784)
 
     def decode(self, z: Tensor) -> Tensor:
