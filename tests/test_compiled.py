@@ -1,9 +1,11 @@
 """The compiled optimiser step: the numbers of the plain one, for each part that can be compiled; else the plain one."""
 
 import logging
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from torch import Tensor
 
 from vae_lightning import trainers
 from vae_lightning.cli import compose
-from vae_lightning.compiled import CompiledStep
+from vae_lightning.compiled import Builder, CompiledStep, inductor
 from vae_lightning.data import Batch
 from vae_lightning.module import VAE
 from vae_lightning.objectives import ELBO, Terms, elbo
@@ -29,6 +31,7 @@ COMPILED = [
     ("model=resnet", "likelihood=discretized_logistic"),
     ("model.conditional=true", "likelihood=gaussian", "likelihood.std=per_pixel"),
     ("posterior=full_normal", "objective=tc"),
+    ("posterior=flow", "prior=flow"),
     ("prior=mixture", "likelihood=continuous_bernoulli"),
     ("prior=vamp", "likelihood=bernoulli"),
     ("objective=iwae", "likelihood=laplace"),
@@ -38,9 +41,8 @@ COMPILED = [
     ("annealing=cyclical", "annealing.steps=4", "objective=capacity"),
     ("annealing=sigmoid", "annealing.steps=6", "objective=iwae"),
 ]
-# what needs the number of the step, changes a buffer in the step, is another package's, or is another optimiser
+# what needs the number of the step, changes a buffer in the step, or is another optimiser
 REFUSED = [
-    ("posterior=flow", "prior=flow"),
     ("objective=mmd",),
     ("objective=geco",),
     ("likelihood=gaussian", "likelihood.std=optimal"),
@@ -49,24 +51,25 @@ REFUSED = [
 
 
 @pytest.fixture(autouse=True)
-def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a process of its own: PyTorch compiles a function for a few different models only; steps are counted."""
-    torch.compiler.reset()
+def counting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps, and epochs of two steps, are counted without a Trainer."""
     monkeypatch.setattr(VAE, "global_step", property(lambda model: model.counted))
+    monkeypatch.setattr(VAE, "current_epoch", property(lambda model: model.counted // 2))
 
 
 def trained(
     choices: tuple[str, ...],
     step: bool,
     objective: torch.nn.Module | None = None,
+    build: Builder = lambda graph, _: graph,
 ) -> tuple[VAE, CompiledStep]:
-    """After some steps, the last but one on a smaller batch; not by the C++ compiler, whose work is tested below."""
+    """After some steps, the last but one on a smaller batch; without the C++ compiler, which takes seconds."""
     cfg = tiny(*choices)
     model, x, condition = tiny_model(cfg)
     model.objective = objective or model.objective
     model.start()
     optimizer = model.train().make_optimizer(model.parameters())
-    compiled = CompiledStep(model, 6, backend="aot_eager")
+    compiled = CompiledStep(model, 6, build)
     for model.counted, count in enumerate((6, 6, 6, 4, 6)):
         batch = Batch(x[:count], torch.arange(count), count, tuple(values[:count] for values in condition))
         compiled(batch, optimizer) if step else model.optimize(batch, optimizer)
@@ -95,7 +98,7 @@ class FirstStep(ELBO):
 def test_a_compiled_step_is_the_plain_step(choices: tuple[str, ...], caplog: pytest.LogCaptureFixture) -> None:
     model, compiled = trained(choices, step=True)
     assert not compiled.refused, caplog.text
-    assert compiled.tensors is not None
+    assert compiled.graph is not None
     assert_close(model, trained(choices, step=False)[0])
 
 
@@ -112,7 +115,10 @@ def test_what_cannot_be_compiled_is_named_once_and_done_as_it_was(
     assert torch.equal(model.totals, plain.totals)
 
 
-@pytest.mark.parametrize("question", [lambda step: step == 0, lambda step: not step, lambda step: step < 5])
+@pytest.mark.parametrize(
+    "question",
+    [lambda step: step == 0, lambda step: not step, lambda step: step < 5, lambda step: f"{step}" == "0"],
+)
 def test_an_objective_that_asks_for_the_number_of_the_step_is_refused(question: Callable[[int], bool]) -> None:
     model, compiled = trained((), step=True, objective=FirstStep(question))
     assert compiled.refused
@@ -126,6 +132,89 @@ def test_a_parameter_that_nothing_uses_stays_as_it_is(caplog: pytest.LogCaptureF
     assert compiled.refused
     assert "a parameter had no gradient" in caplog.text
     assert torch.equal(model.objective.weight, torch.ones(3))
+
+
+class Stateful(ELBO):
+    """A user's objective that counts its calls, or draws from Python's generator."""
+
+    def __init__(self, draws: bool) -> None:
+        super().__init__()
+        self.draws, self.calls = draws, 0
+
+    def forward(self, terms: Terms, step: int) -> Tensor:
+        """A multiple of the loss."""
+        if self.draws:
+            return elbo(terms) * random.choice([1, 2])
+        self.calls += 1
+        return elbo(terms) * self.calls
+
+
+@pytest.mark.parametrize("draws", [False, True])
+def test_an_objective_with_a_memory_of_its_own_is_refused(draws: bool, caplog: pytest.LogCaptureFixture) -> None:
+    random.seed(0)
+    _, compiled = trained((), step=True, objective=Stateful(draws))
+    assert compiled.refused
+    assert "changes itself, or draws" in caplog.text
+
+
+class Changing(ELBO):
+    """An objective whose weight something changes from the third step on, as a callback would after an epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nested = SimpleNamespace(weights=[1.0])
+
+    def forward(self, terms: Terms, step: int) -> Tensor:
+        """A multiple of the loss."""
+        return elbo(terms) * self.nested.weights[0]
+
+
+def test_a_setting_that_is_changed_between_epochs_counts(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def counted(model: VAE, value: int) -> None:
+        model.__dict__["number"] = value
+        if value == 4:
+            model.objective.nested.weights[0] = 2.0
+
+    monkeypatch.setattr(VAE, "counted", property(lambda model: model.__dict__["number"], counted), raising=False)
+    model, compiled = trained((), step=True, objective=Changing())
+    assert compiled.refused
+    assert "was changed while it trained" in caplog.text
+    assert_close(model, trained((), step=False, objective=Changing())[0])
+
+
+class Dropping(ELBO):
+    """An objective that draws from PyTorch's generator."""
+
+    def forward(self, terms: Terms, step: int) -> Tensor:
+        """Without some images."""
+        return torch.nn.functional.dropout(elbo(terms), 0.5)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler is installed here")
+def test_the_c_compiler_takes_a_mixture_of_its_usual_size() -> None:
+    cfg = compose("config", ["prior=mixture", "model.hidden_dims=[16]"])
+    cfg.trust = True
+    model, other = (trainers.build_module(cfg).train() for _ in range(2))
+    compiled = CompiledStep(model, 128)
+    batch = Batch(torch.rand(128, 1, 28, 28), torch.arange(128), 128)
+    for one, step in ((model, compiled), (other, other.optimize)):
+        one.start()
+        optimizer = one.make_optimizer(one.parameters())
+        for one.counted in range(3):
+            step(batch, optimizer)
+    assert not compiled.refused
+    assert_close(model, other)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler is installed here")
+def test_what_a_network_draws_is_drawn_as_in_the_plain_step() -> None:
+    torch.manual_seed(3)
+    model, compiled = trained((), step=True, objective=Dropping(), build=inductor)
+    assert not compiled.refused
+    torch.manual_seed(3)
+    assert_close(model, trained((), step=False, objective=Dropping())[0])
 
 
 class Bare(torch.nn.Module):

@@ -61,3 +61,19 @@ def test_status_says_how_a_run_ended(tmp_path: Path, error: BaseException | None
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"resume=.*must be a run folder"):
         runs.read_config(tmp_path, "resume")
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_shared_file_outlives_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    def link(*_: Path) -> None:
+        raise PermissionError("no links here")
+
+    if not links:
+        monkeypatch.setattr("os.link", link)
+    last, best = tmp_path / "last", tmp_path / "best"
+    for text in ("first", "second"):
+        runs.replace(last, text)
+        runs.share(last, best)
+        runs.replace(last, "later")
+        assert best.read_text() == text
+    assert {path.name for path in tmp_path.iterdir()} == {"last", "best"}

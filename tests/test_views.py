@@ -87,7 +87,7 @@ def test_samples_are_those_of_the_seed_and_a_conditional_model_draws_a_class_a_c
 
 def test_traversals_move_one_dimension_and_the_most_informative_comes_first() -> None:
     shown = viewer("model.latent_dim=3")
-    kl, order = shown.information()
+    kl, order = shown.information
     assert kl[order].tolist() == sorted(kl.tolist(), reverse=True)
     q = shown.module.encoder(X)
     exact = torch.distributions.kl_divergence(

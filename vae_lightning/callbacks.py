@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 import signal
 import sys
 import time
@@ -85,9 +84,7 @@ class Recorder(Checkpoint):
         trainer.save_checkpoint(temporary)
         if trainer.is_global_zero:
             if best:
-                copy = temporary.with_name(".best.tmp")
-                shutil.copyfile(temporary, copy)
-                os.replace(copy, self.run / runs.BEST)
+                runs.share(temporary, self.run / runs.BEST)
             os.replace(temporary, self.run / runs.LAST)
 
 

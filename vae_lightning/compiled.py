@@ -4,163 +4,155 @@ It replaces ``VAE.optimize``; its results agree with those of the plain step up 
 """
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+import pickle
+import random
+from collections.abc import Callable, Mapping, Sequence
 
+import numpy
 import torch
 from torch import Tensor, nn
-from torch._dynamo.exc import BackendCompilerFailed, TorchDynamoException
+from torch.fx import GraphModule
 from torch.optim import Adam, AdamW, Optimizer
 
-from vae_lightning.annealing import Annealing, Constant
+from vae_lightning.annealing import Constant
 from vae_lightning.data import Batch
 from vae_lightning.module import VAE
+from vae_lightning.traced import Given, Loss, coefficients, decay_of, trace
 
 log = logging.getLogger(__name__)
 
-Tensors = dict[str, Tensor]
+Graph = Callable[..., Sequence[Tensor]]
+Builder = Callable[[GraphModule, Sequence[Tensor]], Graph]
 PLAIN = {"amsgrad": False, "maximize": False, "differentiable": False}  # of Adam
 UNBUILT = "PyTorch traced it, but could not build it, which takes a C++ compiler"
 UNTRACED = (
     "the model or its objective needs the number of the step (mmd), changes its buffers (geco, an optimal scale), or"
     " does something else that PyTorch cannot trace"
 )
+STATEFUL = "the model or its objective changes itself, or draws from the generator of Python or NumPy, in a step"
 INDUCTOR = {
     "cpp_wrapper": True,
     "cpp.vec_isa_ok": True,  # else it compiles a program for each instruction set, to see whether it can: four seconds
     "layout_optimization": False,  # turning images to channels-last and back costs convolutions more than it gains
+    "realize_opcount_threshold": 10,  # of longer expressions, those of prior=mixture, its fusion makes an error
+    "fallback_random": True,  # what a network draws itself, it draws as in the plain step
 }
 
 
-@dataclass(frozen=True, eq=False)
-class OptimiserStep:
-    """Any optimiser step: a graph knows the factor of its annealing, (), and not its number."""
+def inductor(graph: GraphModule, inputs: Sequence[Tensor]) -> Graph:
+    """The graph as a C++ program."""
+    import torch._inductor
 
-    factor: Tensor
-
-    def __eq__(self, other: object) -> bool:
-        raise TypeError("a compiled step has no number")
-
-    __bool__ = __hash__ = __eq__
-
-
-class Given(Annealing):
-    """Another annealing, whose factor a graph is given."""
-
-    def __init__(self, annealing: Annealing) -> None:
-        self.annealing = annealing
-
-    def __call__(self, step: int | OptimiserStep) -> float | Tensor:
-        """The factor at this optimiser step."""
-        return step.factor if isinstance(step, OptimiserStep) else self.annealing(step)
-
-
-class Loss(nn.Module):
-    """The loss of a batch as a function of the parameters alone, for torch.func."""
-
-    def __init__(self, vae: VAE) -> None:
-        super().__init__()
-        self.vae = vae
-
-    def forward(self, batch: Batch, noise: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss of the batch, (), and the sums of its terms, (3,); what asks for the number of the step is refused."""
-        loss, sums = self.vae.measure(batch, noise, OptimiserStep(factor))
-        return loss.sum() / batch.share, sums
-
-
-def adam(
-    loss: Loss,
-    decay: str,
-    parameters: Tensors,
-    first: Tensors,
-    second: Tensors,
-    batch: Batch,
-    noise: Tensor,
-    scalars: Tensor,
-) -> Tensor:
-    """One step of Adam(W) on the batch, in place; returns the sums of its terms, (3,).
-
-    Kingma & Ba 2015, https://arxiv.org/abs/1412.6980. ``first`` and ``second`` are the moments. ``decay`` of the
-    weights: ``none``, ``gradient`` (Adam) or ``weights`` (AdamW). ``scalars``, at step t: the annealing's factor,
-    1 - beta1, beta2, 1 - beta2, lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t), eps, the weight decay (in AdamW times lr).
-    """
-    factor, one_beta1, beta2, one_beta2, rate, scale, eps, weight = scalars.unbind()
-
-    def of(values: Tensors) -> tuple[Tensor, Tensor]:
-        return torch.func.functional_call(loss, values, (batch, noise, factor))
-
-    gradients, (_, sums) = torch.func.grad_and_value(of, has_aux=True)(parameters)
-    for name, parameter in parameters.items():
-        # where there is no decay, adding 0 times the weights would be another pass over them
-        gradient = gradients[name] + weight * parameter if decay == "gradient" else gradients[name]
-        kept = parameter * (1 - weight) if decay == "weights" else parameter
-        moment, square = first[name], second[name]
-        moment.copy_(moment + one_beta1 * (gradient - moment))
-        square.copy_(beta2 * square + one_beta2 * gradient * gradient)
-        parameter.copy_(kept - rate * moment / (square.sqrt() * scale + eps))
-    return sums
+    return torch._inductor.compile(graph, list(inputs), options=INDUCTOR)
 
 
 class CompiledStep:
     """``optimize(batch, optimizer)`` of a module, by a graph where that is possible, and as it was where it is not.
 
     The first step, which makes the optimiser's state, and batches of another size are done as they were. A model, an
-    objective or a machine that cannot be compiled is named once in the log.
+    objective or a machine that cannot be compiled is named once in the log. What a graph has built in, numbers and
+    choices in the model and its objective, is looked at once an epoch: if a callback has changed it, the graph is left.
 
     Args:
         module: of which it is a step.
         size: images of a batch.
-        backend: of torch.compile.
+        build: makes the traced operations fast.
     """
 
-    def __init__(self, module: VAE, size: int, backend: str = "inductor") -> None:
-        self.module, self.loss, self.size = module, Loss(module), size
+    def __init__(self, module: VAE, size: int, build: Builder = inductor) -> None:
+        self.module, self.size, self.build = module, size, build
+        self.loss = Loss(module)
         self.annealing = getattr(module.objective, "annealing", Constant())
         module.objective.annealing = Given(self.annealing)
-        options = INDUCTOR if backend == "inductor" else None
-        self.graph = torch.compile(adam, backend=backend, fullgraph=True, dynamic=False, options=options)
+        self.graph: Graph | None = None
         self.refused = False
-        self.tensors: tuple[Tensors, Tensors, Tensors] | None = None  # parameters and their moments
 
     def __call__(self, batch: Batch, optimizer: Optimizer) -> None:
         """One optimiser step."""
-        if self.tensors is None and not self.refused and optimizer.state:
-            self.prepare(batch, optimizer)
-        if self.tensors is None or len(batch.index) != self.size:
-            VAE.optimize(self.module, batch, optimizer)
-            return
-        try:
-            self.step(batch, optimizer)
-        except TorchDynamoException as error:  # raised before anything is computed
-            reason = UNBUILT if isinstance(error, BackendCompilerFailed) else UNTRACED
-            self.refuse(f"{reason} ({str(error).strip().splitlines()[0]})")
-            VAE.optimize(self.module, batch, optimizer)
-
-    def prepare(self, batch: Batch, optimizer: Optimizer) -> None:
-        """Takes hold of the parameters and the optimiser's state, once it is there, or says why there is no graph."""
-        named = [(name, value) for name, value in self.loss.named_parameters() if value.requires_grad]
-        if reason := unsuited(batch, optimizer, [value for _, value in named]):
-            self.refuse(reason)
-            return
-        states = {name: optimizer.state[parameter] for name, parameter in named}
-        moments = ({name: state[key] for name, state in states.items()} for key in ("exp_avg", "exp_avg_sq"))
-        self.tensors = ({name: parameter.detach() for name, parameter in named}, *moments)
-        self.counts = [state["step"] for state in states.values()]
-        log.info("compiling the optimiser step, which takes some seconds")
+        if self.graph is not None and self.epoch != self.module.current_epoch:
+            self.check(optimizer)
+        if len(batch.index) == self.size and not self.refused and optimizer.state:
+            if self.graph is None:
+                self.prepare(batch, optimizer)
+            if self.graph is not None:
+                self.step(batch, optimizer)
+                return
+        VAE.optimize(self.module, batch, optimizer)
 
     def step(self, batch: Batch, optimizer: Optimizer) -> None:
         """One step by the graph."""
-        noise = self.module.training_noise(batch)
-        decay, values = coefficients(optimizer, float(self.counts[0]) + 1)
-        scalars = torch.tensor([self.annealing(self.module.global_step), *values])
-        sums = self.graph(self.loss, decay, *self.tensors, batch, noise, scalars)
-        torch._foreach_add_(self.counts, 1)
+        (sums,) = self.graph(*self.tensors, *self.inputs(batch, optimizer))
+        self.counts.add_(1)
         self.module.add(sums, len(batch.index))
+
+    def inputs(self, batch: Batch, optimizer: Optimizer) -> list[Tensor]:
+        """What differs between two steps: images, noise, factor of the annealing and scalars of ``adam``, labels."""
+        values = coefficients(optimizer, float(self.counts[0]) + 1)
+        scalars = torch.tensor([self.annealing(self.module.global_step), *values])
+        return [batch.x, self.module.training_noise(batch), scalars, *batch.condition]
+
+    def prepare(self, batch: Batch, optimizer: Optimizer) -> None:
+        """Builds the graph, once the optimiser has its state, or says why there is none."""
+        named = dict(self.loss.named_parameters())
+        trained = {name: value.detach() for name, value in named.items() if value.requires_grad}
+        if reason := unsuited(batch, optimizer, [named[name] for name in trained]):
+            self.refuse(reason)
+            return
+        log.info("compiling the optimiser step, which takes some seconds")
+        states = [optimizer.state[named[name]] for name in trained]
+        self.counts = torch.stack([state["step"] for state in states])
+        for state, count in zip(states, self.counts, strict=True):
+            state["step"] = count  # a part of one tensor, so that one addition counts for all
+        kept = {
+            name: value.detach() for name, value in [*named.items(), *self.loss.named_buffers()] if name not in trained
+        }
+        moments = [state[key] for key in ("exp_avg", "exp_avg_sq") for state in states]
+        self.tensors = [*trained.values(), *moments, *kept.values()]
+        self.epoch, self.built_in = self.module.current_epoch, self.settings(optimizer)
+        inputs, drawn, message = [*self.tensors, *self.inputs(batch, optimizer)], generators(), UNTRACED
+        try:
+            traced = trace(self.loss, decay_of(optimizer), list(trained), list(kept), batch.share, inputs)
+            if self.settings(optimizer) != self.built_in or generators() != drawn:
+                self.refuse(STATEFUL)
+                return
+            message = UNBUILT
+            self.graph = self.build(traced, inputs)
+        except Exception as error:  # whatever the model's own code raises where it is traced: it has just run untraced
+            line, *_ = str(error).strip().splitlines() or [""]
+            self.refuse(f"{message} ({type(error).__name__}: {line})")
+
+    def settings(self, optimizer: Optimizer) -> object:
+        """What a graph has built in."""
+        return settings([decay_of(optimizer), *self.module.children()])
+
+    def check(self, optimizer: Optimizer) -> None:
+        """Leaves the graph if what it has built in has changed."""
+        self.epoch = self.module.current_epoch
+        if self.settings(optimizer) != self.built_in:
+            self.refuse("a setting of the model, its objective or the optimizer was changed while it trained")
 
     def refuse(self, reason: str) -> None:
         """Says why nothing is compiled; from now on every step is done as it was."""
-        self.refused, self.tensors = True, None
+        self.refused, self.graph = True, None
         log.warning("trainer.compile: the optimiser step is not compiled: %s", reason)
+
+
+def settings(value: object, within: frozenset[int] = frozenset()) -> object:
+    """Numbers and choices in an object, and which tensors, to be compared with what they are at another time."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Mapping):
+        return [(name, settings(item, within)) for name, item in value.items()]
+    if isinstance(value, (list, tuple)):
+        return [settings(item, within) for item in value]
+    if isinstance(value, (Tensor, type)) or not hasattr(value, "__dict__") or id(value) in within:
+        return id(value)
+    return [type(value), settings(vars(value), within | {id(value)})]
+
+
+def generators() -> tuple[object, bytes]:
+    """The states of the generators whose draws a graph would have built in."""
+    return random.getstate(), pickle.dumps(numpy.random.get_state())
 
 
 def unsuited(batch: Batch, optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> str | None:
@@ -173,14 +165,3 @@ def unsuited(batch: Batch, optimizer: Optimizer, parameters: Sequence[nn.Paramet
     if any(parameter not in optimizer.state for parameter in parameters):
         return "a parameter had no gradient in the first step"
     return None
-
-
-def coefficients(optimizer: Optimizer, count: float) -> tuple[str, list[float]]:
-    """``decay`` of ``adam``, and its ``scalars`` after the first, at the step of that number, from 1."""
-    group = optimizer.param_groups[0]
-    (beta1, beta2), rate, weight = group["betas"], float(group["lr"]), group["weight_decay"]
-    decay = ("weights" if isinstance(optimizer, AdamW) else "gradient") if weight else "none"
-    return decay, [
-        *(1 - beta1, beta2, 1 - beta2, rate / (1 - beta1**count), (1 - beta2**count) ** -0.5, group["eps"]),
-        rate * weight if decay == "weights" else weight,
-    ]

@@ -87,7 +87,7 @@ class Gallery(Callback):
             png = runs.save_picture(Path(trainer.logger.save_dir) / "pictures" / f"{name}.png", picture)
             image = Summary.Image(height=picture.height, width=picture.width, encoded_image_string=png)
             writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)  # encoded once
-        kl, _ = viewer.information()
+        kl, _ = viewer.information
         writer.add_histogram("latents/kl_per_dimension", kl, step)
 
 

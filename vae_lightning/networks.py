@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU}
@@ -181,5 +180,5 @@ class ConditionalDecoder(nn.Module):
 
     def forward(self, z: Tensor, label: Tensor) -> Tensor:
         """z (K * B, L), K samples after each other, label (B,) -> (K * B, outputs * C, H, W)."""
-        one_hot = F.one_hot(label, self.classes).to(z.dtype).repeat(len(z) // len(label), 1)
+        one_hot = torch.eye(self.classes, dtype=z.dtype, device=z.device)[label].repeat(len(z) // len(label), 1)
         return self.network(torch.cat([z, one_hot], dim=-1))

@@ -83,7 +83,7 @@ class Viewer:
 
         From three standard deviations of the aggregate posterior below its mean to three above.
         """
-        kl, order = self.information()
+        kl, order = self.information
         order = order[:most]
         means = self.posterior.mean
         centre, spread = means.mean(0), (means.var(0) + self.within()).sqrt()
@@ -104,6 +104,7 @@ class Viewer:
             return torch.zeros(self.module.latent_dim, device=self.images.device)
         return self.posterior.marginals().std.square().mean(0)
 
+    @cached_property
     def information(self) -> tuple[Tensor, Tensor]:
         """KL to N(0, 1) of each latent dimension's marginal posterior, mean over the images, in nats; and its order.
 
@@ -182,7 +183,7 @@ class Viewer:
 
     def kl_bars(self) -> Image.Image:
         """KL of each latent dimension, largest first."""
-        kl, order = self.information()
+        kl, order = self.information
         names: Sequence[str] = [f"z{dimension}" for dimension in order.tolist()]
         return drawing.bars(kl[order].tolist(), names, f"{self.measure()} of each latent dimension, nats", self.about)
 
