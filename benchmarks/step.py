@@ -15,7 +15,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import report
-from vae_lightning import cli, compiled, onednn, trainers
+from vae_lightning import cli, compiled, graphs, onednn, trainers
 from vae_lightning.data import Batches
 from vae_lightning.module import VAE
 
@@ -76,7 +76,7 @@ def steps(fast: bool, graph: bool, precision: str = "32") -> tuple[float, Counte
         warm(work)
         whole = wall(work)
         if graph:  # once more, so that the operations in it are seen
-            with mock.patch.dict(compiled.INDUCTOR, {"cpp.enable_kernel_profile": True}):
+            with mock.patch.dict(graphs.INDUCTOR, {"cpp.enable_kernel_profile": True}):
                 take = compiled.CompiledStep(module, 128)
             warm(work)
         return whole, kinds(work), multiplications(module, 128)

@@ -18,9 +18,9 @@ from test_steps import QUIET
 from tiny import tiny, tiny_model
 from torch import Tensor
 
-from vae_lightning import trainers
+from vae_lightning import graphs, trainers
 from vae_lightning.cli import compose
-from vae_lightning.compiled import Builder, CompiledStep, inductor
+from vae_lightning.compiled import CompiledStep
 from vae_lightning.data import Batch
 from vae_lightning.module import VAE
 from vae_lightning.objectives import ELBO, Terms, elbo
@@ -35,6 +35,8 @@ COMPILED = [
     ("prior=mixture", "likelihood=continuous_bernoulli"),
     ("prior=vamp", "likelihood=bernoulli"),
     ("objective=iwae", "likelihood=laplace"),
+    ("objective=iwae", "objective.gradient=stl"),
+    ("objective=iwae", "objective.gradient=dreg"),
     ("optimizer=adamw", "optimizer.weight_decay=0.1"),
     ("optimizer.weight_decay=0.1",),
     ("annealing=linear", "annealing.steps=7"),
@@ -61,7 +63,7 @@ def trained(
     choices: tuple[str, ...],
     step: bool,
     objective: torch.nn.Module | None = None,
-    build: Builder = lambda graph, _: graph,
+    build: graphs.Builder = lambda graph, _: graph,
 ) -> tuple[VAE, CompiledStep]:
     """After some steps, the last but one on a smaller batch; without the C++ compiler, which takes seconds."""
     cfg = tiny(*choices)
@@ -152,9 +154,11 @@ class Stateful(ELBO):
 @pytest.mark.parametrize("draws", [False, True])
 def test_an_objective_with_a_memory_of_its_own_is_refused(draws: bool, caplog: pytest.LogCaptureFixture) -> None:
     random.seed(0)
-    _, compiled = trained((), step=True, objective=Stateful(draws))
+    model, compiled = trained((), step=True, objective=Stateful(draws))
     assert compiled.refused
     assert "changes itself, or draws" in caplog.text
+    random.seed(0)
+    assert_close(model, trained((), step=False, objective=Stateful(draws))[0])
 
 
 class Changing(ELBO):
@@ -211,7 +215,7 @@ def test_the_c_compiler_takes_a_mixture_of_its_usual_size() -> None:
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler is installed here")
 def test_what_a_network_draws_is_drawn_as_in_the_plain_step() -> None:
     torch.manual_seed(3)
-    model, compiled = trained((), step=True, objective=Dropping(), build=inductor)
+    model, compiled = trained((), step=True, objective=Dropping(), build=graphs.inductor)
     assert not compiled.refused
     torch.manual_seed(3)
     assert_close(model, trained((), step=False, objective=Dropping())[0])

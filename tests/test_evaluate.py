@@ -5,6 +5,7 @@ import math
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,32 @@ def test_the_value_does_not_depend_on_batches_or_chunks(tiny_root: Path) -> None
         torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-12, atol=1e-9)
 
 
+@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler is installed here")
+def test_a_graph_gives_the_same_value(tiny_root: Path) -> None:
+    module, x, _ = linear(tiny_root)
+    x, index = x.repeat(3, 1, 1, 1)[: evaluation.BATCH], torch.arange(evaluation.BATCH)
+    graph, calls = evaluation.compiled(module, x, ()), []
+
+    def counted(*inputs: torch.Tensor) -> Sequence[torch.Tensor]:
+        calls.append(len(inputs[1]))
+        return graph(*inputs)
+
+    found = evaluation.log_likelihood(module, x, index, samples=110, graph=counted)
+    assert calls == [25, 25, 25, 25]  # the last ten are not for it
+    torch.testing.assert_close(found, evaluation.log_likelihood(module, x, index, samples=110), rtol=1e-12, atol=1e-9)
+
+
+def test_a_model_without_a_graph_is_named(tiny_root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Looking(torch.nn.Module):
+        def forward(self, z: torch.Tensor) -> torch.Tensor:
+            return network(z if float(z.mean()) < 1e9 else 2 * z)
+
+    module, x, _ = linear(tiny_root)
+    network, module.decoder.network = module.decoder.network, Looking()
+    assert evaluation.compiled(module, x, ()) is None
+    assert caplog.text.count("compile: the log-likelihood is not compiled: ") == 1
+
+
 def test_active_units_are_counted() -> None:
     means = torch.randn(1000, 5) * torch.tensor([1.0, 0.2, 0.05, 0.0, 2.0])
     assert evaluation.active_units(means) == 3
@@ -96,7 +123,7 @@ def evaluate(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_evaluate_writes_what_it_found(finished: Path) -> None:
-    result = evaluate(f"run={finished}", "samples=50", cwd=finished.parent)
+    result = evaluate(f"run={finished}", "samples=50", "compile=true", cwd=finished.parent)
     assert result.returncode == 0, result.stderr
     found = json.loads((finished / "evaluation.json").read_text())
     metrics = json.loads((finished / "metrics.json").read_text())
@@ -138,6 +165,7 @@ def test_a_run_that_cannot_be_read_is_one_line_and_exit_2(finished: Path, tmp_pa
         ([], "run: must be given"),
         (["run=nowhere"], "run=nowhere: must be a run folder"),
         (["run=nowhere", "samples=0"], "samples=0: must be an integer >= 1"),
+        (["run=nowhere", "compile=perhaps"], "compile=perhaps: must be auto, true or false"),
         (["run=nowhere", "sample=3"], "sample: no such key; did you mean samples?"),
     ],
 )

@@ -3,47 +3,23 @@
 It replaces ``VAE.optimize``; its results agree with those of the plain step up to the rounding of float32.
 """
 
+import copy
 import logging
-import pickle
-import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
-import numpy
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
 from torch.optim import Adam, AdamW, Optimizer
 
+from vae_lightning import graphs
 from vae_lightning.annealing import Constant
 from vae_lightning.data import Batch
 from vae_lightning.module import VAE
-from vae_lightning.traced import Given, Loss, coefficients, decay_of, trace
+from vae_lightning.step import Given, Loss, coefficients, decay_of, step_of
 
 log = logging.getLogger(__name__)
 
-Graph = Callable[..., Sequence[Tensor]]
-Builder = Callable[[GraphModule, Sequence[Tensor]], Graph]
 PLAIN = {"amsgrad": False, "maximize": False, "differentiable": False}  # of Adam
-UNBUILT = "PyTorch traced it, but could not build it, which takes a C++ compiler"
-UNTRACED = (
-    "the model or its objective needs the number of the step (mmd), changes its buffers (geco, an optimal scale), or"
-    " does something else that PyTorch cannot trace"
-)
-STATEFUL = "the model or its objective changes itself, or draws from the generator of Python or NumPy, in a step"
-INDUCTOR = {
-    "cpp_wrapper": True,
-    "cpp.vec_isa_ok": True,  # else it compiles a program for each instruction set, to see whether it can: four seconds
-    "layout_optimization": False,  # turning images to channels-last and back costs convolutions more than it gains
-    "realize_opcount_threshold": 10,  # of longer expressions, those of prior=mixture, its fusion makes an error
-    "fallback_random": True,  # what a network draws itself, it draws as in the plain step
-}
-
-
-def inductor(graph: GraphModule, inputs: Sequence[Tensor]) -> Graph:
-    """The graph as a C++ program."""
-    import torch._inductor
-
-    return torch._inductor.compile(graph, list(inputs), options=INDUCTOR)
 
 
 class CompiledStep:
@@ -59,12 +35,12 @@ class CompiledStep:
         build: makes the traced operations fast.
     """
 
-    def __init__(self, module: VAE, size: int, build: Builder = inductor) -> None:
+    def __init__(self, module: VAE, size: int, build: graphs.Builder = graphs.inductor) -> None:
         self.module, self.size, self.build = module, size, build
         self.loss = Loss(module)
         self.annealing = getattr(module.objective, "annealing", Constant())
         module.objective.annealing = Given(self.annealing)
-        self.graph: Graph | None = None
+        self.graph: graphs.Graph | None = None
         self.refused = False
 
     def __call__(self, batch: Batch, optimizer: Optimizer) -> None:
@@ -109,21 +85,17 @@ class CompiledStep:
         moments = [state[key] for key in ("exp_avg", "exp_avg_sq") for state in states]
         self.tensors = [*trained.values(), *moments, *kept.values()]
         self.epoch, self.built_in = self.module.current_epoch, self.settings(optimizer)
-        inputs, drawn, message = [*self.tensors, *self.inputs(batch, optimizer)], generators(), UNTRACED
+        inputs = [*self.tensors, *self.inputs(batch, optimizer)]
         try:
-            traced = trace(self.loss, decay_of(optimizer), list(trained), list(kept), batch.share, inputs)
-            if self.settings(optimizer) != self.built_in or generators() != drawn:
-                self.refuse(STATEFUL)
-                return
-            message = UNBUILT
-            self.graph = self.build(traced, inputs)
-        except Exception as error:  # whatever the model's own code raises where it is traced: it has just run untraced
-            line, *_ = str(error).strip().splitlines() or [""]
-            self.refuse(f"{message} ({type(error).__name__}: {line})")
+            other = twin(self.module)
+            step = step_of(Loss(other), decay_of(optimizer), list(trained), list(kept), batch.share)
+            self.graph = graphs.build(step, inputs, lambda: graphs.settings([*other.children()]), self.build)
+        except graphs.Refused as error:
+            self.refuse(str(error))
 
     def settings(self, optimizer: Optimizer) -> object:
         """What a graph has built in."""
-        return settings([decay_of(optimizer), *self.module.children()])
+        return graphs.settings([decay_of(optimizer), *self.module.children()])
 
     def check(self, optimizer: Optimizer) -> None:
         """Leaves the graph if what it has built in has changed."""
@@ -137,22 +109,14 @@ class CompiledStep:
         log.warning("trainer.compile: the optimiser step is not compiled: %s", reason)
 
 
-def settings(value: object, within: frozenset[int] = frozenset()) -> object:
-    """Numbers and choices in an object, and which tensors, to be compared with what they are at another time."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, Mapping):
-        return [(name, settings(item, within)) for name, item in value.items()]
-    if isinstance(value, (list, tuple)):
-        return [settings(item, within) for item in value]
-    if isinstance(value, (Tensor, type)) or not hasattr(value, "__dict__") or id(value) in within:
-        return id(value)
-    return [type(value), settings(vars(value), within | {id(value)})]
-
-
-def generators() -> tuple[object, bytes]:
-    """The states of the generators whose draws a graph would have built in."""
-    return random.getstate(), pickle.dumps(numpy.random.get_state())
+def twin(module: VAE) -> VAE:
+    """The module with other parts, the same as its own: what runs in them leaves nothing behind. Raises Refused."""
+    other = copy.copy(module)
+    try:
+        other.__dict__["_modules"] = copy.deepcopy(module._modules)
+    except (RuntimeError, TypeError) as error:
+        raise graphs.Refused(f"the model or its objective holds what cannot be copied ({error})") from error
+    return other
 
 
 def unsuited(batch: Batch, optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> str | None:

@@ -12,6 +12,8 @@ from vae_lightning import cli, config, runs
 if TYPE_CHECKING:
     from vae_lightning.loading import Loaded
 
+COMPILED_FROM = 10_000_000  # samples of images that earn back the time of building a graph: benchmarks/README.md
+
 
 def main() -> None:
     """The command line."""
@@ -22,6 +24,8 @@ def main() -> None:
         with cli.usage(ValueError):
             if not config.whole(cfg.samples, 1):
                 raise ValueError(f"samples={cfg.samples}: must be an integer >= 1")
+            if not isinstance(cfg.compile, bool) and cfg.compile != "auto":
+                raise ValueError(f"compile={cfg.compile}: must be auto, true or false")
             runs.require(Path(cfg.run), "run")  # before anything heavy is imported
             from vae_lightning import loading
 
@@ -56,9 +60,11 @@ def measure(cfg: DictConfig, loaded: "Loaded") -> dict[str, float | int]:
     module.eval().to(data.images["test"].device)
     hidden = not sys.stderr.isatty()
     total = data.images_in("test") * cfg.samples
+    on_cpu = data.images["test"].device.type == "cpu"
+    compiles = on_cpu and (total >= COMPILED_FROM if cfg.compile == "auto" else cfg.compile)
     bar = tqdm(total=total, unit="sample", unit_scale=True, disable=hidden)
     with bar, onednn.products():
-        nll = -evaluation.log_likelihoods(module, data, cfg.samples, bar.update)
+        nll = -evaluation.log_likelihoods(module, data, cfg.samples, bar.update, compiles)
     return {
         "nll": float(nll.mean()),
         "nll_se": float(nll.std() / len(nll) ** 0.5),

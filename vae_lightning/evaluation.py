@@ -5,21 +5,56 @@ images are batched or the samples are chunked.
 """
 
 import functools
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from vae_lightning import codes, quality, rng
+from vae_lightning import codes, graphs, quality, rng
 from vae_lightning.data import ImageData
 from vae_lightning.distributions import DiagonalNormal, FullNormal
 from vae_lightning.module import EVALUATION_SEED, VAE
 
+log = logging.getLogger(__name__)
+
 BATCH = 100  # images that are evaluated at once
 BLOCK = 500  # samples that share a stream of an image
-ROWS = 2_000  # images times samples that are decoded at once: what fits into a cache is twice as fast
+ROWS = 2_500  # images times samples that are decoded at once: what fits into a cache is twice as fast
 ACTIVE = 0.01  # Burda et al. 2016, https://arxiv.org/abs/1509.00519
+
+
+class LogWeights(nn.Module):
+    """log w = log p(x|z) + log p(z) - log q(z|x) of posterior samples z, up to the likelihood's constant."""
+
+    def __init__(self, vae: VAE) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, x: Tensor, noise: Tensor, *condition: Tensor) -> tuple[Tensor]:
+        """x (B, C, H, W), noise eps (K, B, L) and labels (B,) -> (K, B), alone in a tuple."""
+        terms = self.vae(x, noise, *condition)
+        return (terms.log_p - terms.log_q - terms.recon,)
+
+
+def compiled(module: VAE, x: Tensor, condition: Sequence[Tensor]) -> graphs.Graph | None:
+    """``LogWeights`` as one graph, for BATCH images and ROWS in all; None, and why in the log, where it has none."""
+    weights = LogWeights(module)
+    held = {name: value.detach() for name, value in [*weights.named_parameters(), *weights.named_buffers()]}
+
+    def function(*tensors: Tensor) -> tuple[Tensor]:
+        values = dict(zip(held, tensors, strict=False))
+        return torch.func.functional_call(weights, values, tensors[len(held) :])
+
+    inputs = [*held.values(), x, x.new_zeros(ROWS // BATCH, BATCH, module.latent_dim), *condition]
+    try:
+        with torch.no_grad():
+            graph = graphs.build(function, inputs, lambda: graphs.settings([*module.children()]))
+    except graphs.Refused as error:
+        log.warning("compile: the log-likelihood is not compiled: %s", error)
+        return None
+    return functools.partial(graph, *held.values())
 
 
 def log_likelihood(
@@ -30,25 +65,30 @@ def log_likelihood(
     condition: Sequence[Tensor] = (),
     rows: int = ROWS,
     done: Callable[[int], None] = lambda _: None,
+    graph: graphs.Graph | None = None,
 ) -> Tensor:
     """log p(x) of images x (B, C, H, W), normalised, by importance sampling from q(z|x): (B,), float64.
 
     log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x), K = ``samples``: a lower bound in expectation, which rises to log p(x)
     with K. Burda et al. 2016, https://arxiv.org/abs/1509.00519. ``index`` (B,) names the noise of each image, ``rows``
-    bounds the memory, ``done`` is told how many samples of the batch are finished.
+    bounds the memory, ``done`` is told how many samples of the batch are finished. ``graph``, what ``compiled`` gives,
+    is taken where the numbers of images and samples are those that it is made for.
     """
     with torch.no_grad():
         posterior, prior = module.encoder(x, *condition), module.prior(module.encoder)
+        normalizer = module.decoder(posterior.mean[None], *condition).log_normalizer
         total = torch.full((len(x),), -torch.inf, dtype=torch.float64)
         at_once = max(1, rows // len(x))
         for block in range(-(-samples // BLOCK)):
             noise = image_noise(index, min(BLOCK, samples - block * BLOCK), module.latent_dim, block).to(x)
             for eps in noise.split(at_once):
-                z = posterior.rsample(eps)
-                likelihood = module.decoder(z, *condition)
-                log_weights = prior.log_prob(z) - posterior.log_prob(z) - likelihood.recon(x)
-                log_weights = log_weights.double().cpu() - likelihood.log_normalizer
-                total = torch.logaddexp(total, log_weights.logsumexp(0))
+                if graph is not None and eps.shape[:2] == (ROWS // BATCH, BATCH):
+                    (log_weights,) = graph(x, eps, *condition)
+                else:
+                    z = posterior.rsample(eps)
+                    recon = module.decoder(z, *condition).recon(x)
+                    log_weights = prior.log_prob(z) - posterior.log_prob(z) - recon
+                total = torch.logaddexp(total, (log_weights.double().cpu() - normalizer).logsumexp(0))
                 done(len(eps))
         return total - torch.tensor(samples, dtype=torch.float64).log()
 
@@ -60,12 +100,16 @@ def batches(data: ImageData, split: str, size: int = BATCH) -> Iterator[tuple[Te
         yield index, *data.inputs(split, index)
 
 
-def log_likelihoods(module: VAE, data: ImageData, samples: int, done: Callable[[int], None]) -> Tensor:
+def log_likelihoods(
+    module: VAE, data: ImageData, samples: int, done: Callable[[int], None], compiles: bool = False
+) -> Tensor:
     """log p(x) of all test images, (N,), float64; ``done`` is told how many samples were drawn since the last call."""
-    values = []
+    values, graph = [], None
     for index, x, condition in batches(data, "test"):
+        if compiles and not values and len(index) == BATCH:
+            graph = compiled(module, x, condition)
         told = functools.partial(lambda size, count: done(size * count), len(index))
-        values.append(log_likelihood(module, x, index, samples, condition, done=told))
+        values.append(log_likelihood(module, x, index, samples, condition, done=told, graph=graph))
     return torch.cat(values)
 
 

@@ -1,11 +1,10 @@
-"""One optimiser step, forward, gradient and Adam, as a graph of operations with nothing left of Python between them."""
+"""One optimiser step, forward, gradient and Adam, as a function of tensors alone, which can be traced."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
 from torch.optim import AdamW, Optimizer
 
 from vae_lightning.annealing import Annealing
@@ -78,16 +77,14 @@ def adam(
     return sums
 
 
-def trace(
-    loss: Loss, decay: str, trained: Sequence[str], kept: Sequence[str], share: float, inputs: Sequence[Tensor]
-) -> GraphModule:
-    """The operations of one step, with nothing left of the Python that asked for them.
+def step_of(
+    loss: Loss, decay: str, trained: Sequence[str], kept: Sequence[str], share: float
+) -> Callable[..., tuple[Tensor]]:
+    """An optimiser step as a function of tensors alone, which returns the sums of the batch's terms, (3,).
 
-    ``inputs``: the parameters of these names, their first and second moments; other parameters and buffers of these
-    names; x, noise, the annealing's factor with the scalars of ``adam``, (8,), labels. Raises what the model's code
-    raises where it looks at a value.
+    The tensors: the parameters of these names, their first and second moments; other parameters and buffers of these
+    names; x, noise, the annealing's factor with the scalars of ``adam``, (8,), labels.
     """
-    from torch.fx.experimental.proxy_tensor import make_fx
 
     def step(*tensors: Tensor) -> tuple[Tensor]:
         rest = iter(tensors)
@@ -102,7 +99,7 @@ def trace(
 
         return (adam(of, decay, parameters, first, second, coefficients),)
 
-    return make_fx(step, tracing_mode="fake")(*inputs)
+    return step
 
 
 def decay_of(optimizer: Optimizer) -> str:
