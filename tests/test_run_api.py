@@ -46,7 +46,7 @@ def test_the_readmes_example_runs(trained: Path, tmp_path: Path, monkeypatch: py
 def test_the_numbers_are_those_of_evaluate(trained: Path) -> None:
     run = load_run(str(trained))
     assert (run.checkpoint, run.step > 0) == ("best", True)
-    found = evaluate.measure(OmegaConf.create({"samples": 20}), loading.load(trained))
+    found = evaluate.measure(OmegaConf.create({"samples": 20, "compile": "auto"}), loading.load(trained))
     assert float(-run.log_prob(run.images(), num_samples=20).mean()) == pytest.approx(found["nll"], rel=1e-6)
     stored = torch.load(trained / runs.LAST, weights_only=True)
     last = load_run(trained, checkpoint="last")

@@ -54,21 +54,27 @@ def build(
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    before, python, numbers, message = state(), random.getstate(), numpy.random.get_state(), UNTRACED
+    before, python, numbers = state(), random.getstate(), numpy.random.get_state()
     try:
         traced = make_fx(function, tracing_mode="fake")(*inputs)
         drawn = random.getstate() != python or pickle.dumps(numpy.random.get_state()) != pickle.dumps(numbers)
-        message = UNBUILT
-        graph = builder(traced, inputs)
-    except Exception as error:  # whatever a model's own code raises where it is traced
-        line, *_ = str(error).strip().splitlines() or [""]
-        raise Refused(f"{message} ({type(error).__name__}: {line})") from error
+    except Exception as error:  # whatever a model's own code raises
+        raise refusal(UNTRACED, error) from error
     finally:
         random.setstate(python)
         numpy.random.set_state(numbers)
     if drawn or state() != before:
         raise Refused(STATEFUL)
-    return graph
+    try:
+        return builder(traced, inputs)
+    except Exception as error:  # whatever a compiler raises
+        raise refusal(UNBUILT, error) from error
+
+
+def refusal(reason: str, error: Exception) -> Refused:
+    """The reason with the first line of the error."""
+    line, *_ = str(error).strip().splitlines() or [""]
+    return Refused(f"{reason} ({type(error).__name__}: {line})")
 
 
 def settings(value: object, within: frozenset[int] = frozenset()) -> object:
