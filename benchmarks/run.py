@@ -70,7 +70,7 @@ def speed(args: argparse.Namespace, workload: Workload) -> None:
     about = (
         "The mlp 784-400-20, summed squared error + KL, batch 128, Adam, float32, 60,000 training images, no test pass."
         " Ours is the command with all its defaults (pictures, logging, checkpoints, progress bar): with the compiled"
-        " step, which the default takes in runs of 8,000 steps and more (in these, which are shorter, by"
+        " step, which the default takes in runs of 6,000 steps and more (in these, which are shorter, by"
         " trainer.compile=true), and with the plain one. The last rows are of 50,000 images, grey cross-entropy and a"
         " test pass over 10,000 after each epoch, ours too. Seconds per epoch: from the end of one epoch to that of the"
         " next on the wall clock, first epoch left out, median of a run, then of"

@@ -78,7 +78,7 @@ def theirs(name: str, module: str, *needs: str, **changes: int | str) -> Contend
     return Contender(name, command, needs, changes)
 
 
-# the step that the default takes in runs of 8,000 steps and more, and the one that it takes in shorter ones
+# the step that the default takes in runs of 6,000 steps and more, and the one that it takes in shorter ones
 OURS, PLAIN = ours("ours", "trainer.compile=true"), ours("ours, plain step", "trainer.compile=false")
 HAND = theirs("hand-written loop", "hand")
 CONTENDERS: dict[str, Contender] = {

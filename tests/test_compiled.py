@@ -241,7 +241,7 @@ def test_an_objective_need_not_know_of_annealing() -> None:
     ("overrides", "callbacks", "compiles"),
     [
         (("trainer.max_epochs=1000",), [], True),  # 18 steps an epoch
-        (("trainer.max_epochs=400",), [], False),
+        (("trainer.max_epochs=300",), [], False),
         (("trainer.max_epochs=1000", "trainer.compile=false"), [], False),
         (("trainer.max_epochs=1", "trainer.compile=true"), [], True),
         (("trainer.max_epochs=1000",), [LearningRateMonitor()], False),

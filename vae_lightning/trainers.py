@@ -22,7 +22,7 @@ from vae_lightning.module import VAE
 
 log = logging.getLogger(__name__)
 
-COMPILED_FROM = 8_000  # optimiser steps that earn back the time of building a graph: benchmarks/README.md
+COMPILED_FROM = 6_000  # optimiser steps that earn back the time of building a graph: benchmarks/README.md
 OWN = ("steps_per_execution", "compile")  # keys of the trainer that are not Lightning's
 # keys that ask nothing of Lightning at a step, and the hooks of a callback that do
 STEPLESS = {"max_epochs", "devices", "precision", *OWN}
