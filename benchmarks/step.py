@@ -78,7 +78,7 @@ def steps(fast: bool, graph: bool, precision: str = "32") -> tuple[float, Counte
         if graph:  # once more, so that the operations in it are seen
             with mock.patch.dict(graphs.INDUCTOR, {"cpp.enable_kernel_profile": True}):
                 take = compiled.CompiledStep(module, 128)
-            warm(work)
+                warm(work)
         return whole, kinds(work), multiplications(module, 128)
 
 
