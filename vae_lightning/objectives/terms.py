@@ -1,7 +1,7 @@
 """The terms of the bound, and what every objective has. K samples, B images, L latent dimensions."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
@@ -18,37 +18,25 @@ class Terms:
     z: Tensor  # samples of q(z | x), (K, B, L)
     posterior: Posterior  # q(z | x)
     prior: Prior  # p(z)
-    # what was computed; not functools.cached_property, which holds a lock that torch.compile cannot trace
-    known: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
 
-    def once(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
-        """The value of that name, computed the first time."""
-        if name not in self.known:
-            self.known[name] = compute()
-        return self.known[name]
-
-    @property
+    @cached_property
     def kl(self) -> Tensor:
         """KL(q(z|x) || p(z)), (B,): the closed form, >= 0, where there is one.
 
         Else the unbiased estimate 1/K sum_k [log q(z_k|x) - log p(z_k)], which can be negative.
         """
-        return self.once("kl", self.divergence)
-
-    @property
-    def log_q(self) -> Tensor:
-        """log q(z_k | x), (K, B)."""
-        return self.once("log_q", lambda: self.posterior.log_prob(self.z))
-
-    @property
-    def log_p(self) -> Tensor:
-        """log p(z_k), (K, B)."""
-        return self.once("log_p", lambda: self.prior.log_prob(self.z))
-
-    def divergence(self) -> Tensor:
-        """What ``kl`` holds."""
         closed_form = kl_divergence(self.posterior, self.prior)
         return (self.log_q - self.log_p).mean(0) if closed_form is None else closed_form
+
+    @cached_property
+    def log_q(self) -> Tensor:
+        """log q(z_k | x), (K, B)."""
+        return self.posterior.log_prob(self.z)
+
+    @cached_property
+    def log_p(self) -> Tensor:
+        """log p(z_k), (K, B)."""
+        return self.prior.log_prob(self.z)
 
 
 class Objective(Part):
