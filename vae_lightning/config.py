@@ -33,6 +33,11 @@ def widths(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(whole(item, 1) for item in value)
 
 
+def automatic(value: object) -> bool:
+    """Whether the value is true, false or auto."""
+    return isinstance(value, bool) or value == "auto"
+
+
 # key -> (is the value allowed, what is allowed); keys that a configuration lacks are not asked for
 RULES: dict[str, tuple[Callable[[object], bool], str]] = {
     "model.latent_dim": (lambda v: whole(v, 1), "an integer >= 1"),
@@ -73,7 +78,7 @@ RULES: dict[str, tuple[Callable[[object], bool], str]] = {
     "trainer.max_epochs": (lambda v: whole(v, 1), "an integer >= 1"),
     "trainer.devices": (lambda v: whole(v, 1), "an integer >= 1"),
     "trainer.steps_per_execution": (lambda v: whole(v, 1), "an integer >= 1"),
-    "trainer.compile": (lambda v: isinstance(v, bool) or v == "auto", "auto, true or false"),
+    "trainer.compile": (automatic, "auto, true or false"),
     "trainer.precision": (lambda v: v in PRECISIONS, "one of 32, bf16-mixed, 16-mixed"),
     "accelerator.num_nodes": (lambda v: whole(v, 1), "an integer >= 1"),
     "callbacks.gallery.every_n_epochs": (lambda v: whole(v, 1), "an integer >= 1"),

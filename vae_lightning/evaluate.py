@@ -24,7 +24,7 @@ def main() -> None:
         with cli.usage(ValueError):
             if not config.whole(cfg.samples, 1):
                 raise ValueError(f"samples={cfg.samples}: must be an integer >= 1")
-            if not isinstance(cfg.compile, bool) and cfg.compile != "auto":
+            if not config.automatic(cfg.compile):
                 raise ValueError(f"compile={cfg.compile}: must be auto, true or false")
             runs.require(Path(cfg.run), "run")  # before anything heavy is imported
             from vae_lightning import loading
