@@ -3,9 +3,8 @@
 It replaces ``VAE.optimize``; its results agree with those of the plain step up to the rounding of float32.
 """
 
-import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -86,10 +85,12 @@ class CompiledStep:
         self.tensors = [*trained.values(), *moments, *kept.values()]
         self.epoch, self.built_in = self.module.current_epoch, self.settings(optimizer)
         inputs = [*self.tensors, *self.inputs(batch, optimizer)]
+
+        def make(module: VAE) -> Callable[..., Sequence[Tensor]]:
+            return step_of(Loss(module), decay_of(optimizer), list(trained), list(kept), batch.share)
+
         try:
-            other = twin(self.module)
-            step = step_of(Loss(other), decay_of(optimizer), list(trained), list(kept), batch.share)
-            self.graph = graphs.build(step, inputs, lambda: graphs.settings([*other.children()]), self.build)
+            self.graph = graphs.build(make, self.module, inputs, self.build)
         except graphs.Refused as error:
             self.refuse(str(error))
 
@@ -107,16 +108,6 @@ class CompiledStep:
         """Says why nothing is compiled; from now on every step is done as it was."""
         self.refused, self.graph = True, None
         log.warning("trainer.compile: the optimiser step is not compiled: %s", reason)
-
-
-def twin(module: VAE) -> VAE:
-    """The module with other parts, the same as its own: what runs in them leaves nothing behind. Raises Refused."""
-    other = copy.copy(module)
-    try:
-        other.__dict__["_modules"] = copy.deepcopy(module._modules)
-    except (RuntimeError, TypeError) as error:
-        raise graphs.Refused(f"the model or its objective holds what cannot be copied ({error})") from error
-    return other
 
 
 def unsuited(batch: Batch, optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> str | None:

@@ -43,14 +43,17 @@ def compiled(module: VAE, x: Tensor, condition: Sequence[Tensor]) -> graphs.Grap
     weights = LogWeights(module)
     held = {name: value.detach() for name, value in [*weights.named_parameters(), *weights.named_buffers()]}
 
-    def function(*tensors: Tensor) -> tuple[Tensor]:
-        values = dict(zip(held, tensors, strict=False))
-        return torch.func.functional_call(weights, values, tensors[len(held) :])
+    def make(other: VAE) -> Callable[..., tuple[Tensor]]:
+        def function(*tensors: Tensor) -> tuple[Tensor]:
+            values = dict(zip(held, tensors, strict=False))
+            return torch.func.functional_call(LogWeights(other), values, tensors[len(held) :])
+
+        return function
 
     inputs = [*held.values(), x, x.new_zeros(ROWS // BATCH, BATCH, module.latent_dim), *condition]
     try:
         with torch.no_grad():
-            graph = graphs.build(function, inputs, lambda: graphs.settings([*module.children()]))
+            graph = graphs.build(make, module, inputs)
     except graphs.Refused as error:
         log.warning("compile: the log-likelihood is not compiled: %s", error)
         return None

@@ -4,14 +4,17 @@ Python runs once, while PyTorch notes the operations. What it decided then is bu
 must stay as they are, and their owners look at them again with ``settings``.
 """
 
+import copy
 import pickle
 import random
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule
 
+Module = TypeVar("Module", bound=nn.Module)
 Graph = Callable[..., Sequence[Tensor]]
 Builder = Callable[[GraphModule, Sequence[Tensor]], Graph]
 UNBUILT = "PyTorch traced it, but could not build it, which takes a C++ compiler"
@@ -42,33 +45,44 @@ def inductor(graph: GraphModule, inputs: Sequence[Tensor]) -> Graph:
 
 
 def build(
-    function: Callable[..., Sequence[Tensor]],
+    make: Callable[[Module], Callable[..., Sequence[Tensor]]],
+    module: Module,
     inputs: Sequence[Tensor],
-    state: Callable[[], object],
     builder: Builder = inductor,
 ) -> Graph:
-    """The function, fast, for inputs of the shapes of these; it runs once, on tensors without values.
+    """``make(module)``, a function of tensors alone, fast, for inputs of the shapes of these.
 
-    ``state`` tells what the function may not change. Raises Refused where it looks at a value, where it changes its
-    state or draws from a generator that is not PyTorch's, and where the graph cannot be built here.
+    It runs once, on tensors without values and on a twin of the module. Raises Refused where it looks at a value, where
+    it changes the twin or draws from a generator that is not PyTorch's, and where the graph cannot be built here.
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    before, python, numbers = state(), random.getstate(), numpy.random.get_state()
+    other = twin(module)
+    before, python, numbers = settings([*other.children()]), random.getstate(), numpy.random.get_state()
     try:
-        traced = make_fx(function, tracing_mode="fake")(*inputs)
+        traced = make_fx(make(other), tracing_mode="fake")(*inputs)
         drawn = random.getstate() != python or pickle.dumps(numpy.random.get_state()) != pickle.dumps(numbers)
     except Exception as error:  # whatever a model's own code raises
         raise refusal(UNTRACED, error) from error
     finally:
         random.setstate(python)
         numpy.random.set_state(numbers)
-    if drawn or state() != before:
+    if drawn or settings([*other.children()]) != before:
         raise Refused(STATEFUL)
     try:
         return builder(traced, inputs)
     except Exception as error:  # whatever a compiler raises
         raise refusal(UNBUILT, error) from error
+
+
+def twin(module: Module) -> Module:
+    """The module with other parts, the same as its own: what runs in them leaves nothing behind. Raises Refused."""
+    other = copy.copy(module)
+    try:
+        other.__dict__["_modules"] = copy.deepcopy(module._modules)
+    except (RuntimeError, TypeError) as error:
+        raise Refused(f"the model or its objective holds what cannot be copied ({error})") from error
+    return other
 
 
 def refusal(reason: str, error: Exception) -> Refused:
