@@ -26,6 +26,7 @@ STATEFUL = "the model or its objective changes itself, or draws from the generat
 INDUCTOR = {
     "cpp_wrapper": True,
     "cpp.vec_isa_ok": True,  # else it compiles a program for each instruction set, to see whether it can: four seconds
+    "epilogue_fusion": False,  # into products, which theirs (vae_lightning.matmul) does not take
     "cpp.use_decompose_tanh": True,  # twice as fast, with an error of one rounding of 1
     "layout_optimization": False,  # turning images to channels-last and back costs convolutions more than it gains
     "realize_opcount_threshold": 10,  # of longer expressions, those of prior=mixture, its fusion makes an error
@@ -57,10 +58,12 @@ def build(
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
+    from vae_lightning.matmul import decompositions
+
     other = twin(module)
     before, python, numbers = settings([*other.children()]), random.getstate(), numpy.random.get_state()
     try:
-        traced = make_fx(make(other), tracing_mode="fake")(*inputs)
+        traced = make_fx(make(other), decompositions(), tracing_mode="fake")(*inputs)
         drawn = random.getstate() != python or pickle.dumps(numpy.random.get_state()) != pickle.dumps(numbers)
     except Exception as error:  # whatever a model's own code raises
         raise refusal(UNTRACED, error) from error

@@ -1,0 +1,112 @@
+"""Products of matrices in a compiled graph, by oneDNN's innermost kernel, called on blocks without any preparation.
+
+PyTorch asks oneDNN for a whole product, which looks for a way to do it and copies matrices at each call: for those of
+a small network that is half of the time and more.
+"""
+
+import ctypes
+import os
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._inductor import ir, lowering
+from torch._inductor.codegen.cpp_template import CppTemplate
+
+SOURCE = Path(__file__).with_suffix(".h").read_text()
+CALL = """
+extern "C"
+{{kernel.def_kernel(inputs={"A": a, "B": b}, outputs={"C": c})}}
+{
+    {{kernel.maybe_codegen_profile()}}
+    vae_lightning::matmul(&{{kernel.index(a, [0, 0])}}, &{{kernel.index(b, [0, 0])}}, C, {{numbers}});
+}
+"""
+KERNEL = "_ZN2at6native7cpublas6brgemmEllllllbPKfS3_Pfb"  # at::native::cpublas::brgemm of float
+LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # with which a user keeps oneDNN from instructions
+
+
+# PyTorch's cache of graphs knows an operation by its name alone
+@torch.library.custom_op(f"vae_lightning::matmul_{zlib.crc32((SOURCE + CALL).encode()):08x}", mutates_args=())
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """a b, (M, N), in float32, for a (M, K) and b (K, N) of float32 or bfloat16."""
+    return a.float() @ b.float()
+
+
+@matmul.register_fake
+def _(a: Tensor, b: Tensor) -> Tensor:
+    return a.new_empty(a.shape[0], b.shape[1], dtype=torch.float32)
+
+
+class Matmul(CppTemplate):
+    """``matmul`` in C++."""
+
+    def render(self, kernel: Any, template_buffer_node: ir.IRNode | None = None, **_: object) -> str:  # noqa: ANN401
+        """The kernel for matrices of these shapes and strides."""
+        a, b = self.input_nodes
+        (m, k), (_, n) = a.get_size(), b.get_size()
+        (a_turned, a_step), (b_turned, b_step) = steps(a), steps(b)
+        numbers = (m, n, k, a_step, b_step, str(a_turned).lower(), str(b_turned).lower(), self.num_threads)
+        return self.header().getvalue() + self._template_from_string(SOURCE + CALL).render(
+            kernel=kernel, a=a, b=b, c=template_buffer_node or self.output_node, numbers=", ".join(map(str, numbers))
+        )
+
+
+def steps(matrix: ir.IRNode) -> tuple[bool, int] | None:
+    """Whether a matrix lies in memory transposed, and the numbers between its rows there; None if it lies otherwise."""
+    (rows, columns), (down, right) = map(int, matrix.get_size()), map(int, matrix.get_stride())
+    if right == 1 and (down >= columns or rows == 1):
+        return False, max(down, columns)
+    if down == 1 and (right >= rows or columns == 1):
+        return True, max(right, rows)
+    return None
+
+
+def laid_out(matrix: ir.IRNode) -> ir.IRNode:
+    """The matrix in memory, copied if it lies there as the kernel cannot read it."""
+    matrix = ir.ExternKernel.realize_input(matrix)
+    matrix.freeze_layout()
+    found = steps(matrix)
+    pairs = found is not None and (matrix.get_dtype() == torch.float32 or found[1] % 2 == 0)
+    return matrix if pairs else ir.ExternKernel.require_contiguous(matrix)
+
+
+@lowering.register_lowering(matmul._opoverload, type_promotion_kind=None)
+def lower(a: ir.IRNode, b: ir.IRNode) -> ir.IRNode:
+    """``matmul`` in a graph that TorchInductor builds."""
+    a, b = laid_out(a), laid_out(b)
+    if a.get_name() == b.get_name():  # the kernel's arguments are named by their memory
+        b = ir.ExternKernel.copy_input(b)
+    layout = ir.FixedLayout(a.get_device(), torch.float32, [a.get_size()[0], b.get_size()[1]])
+    return Matmul("matmul", [a, b], layout, torch.get_num_threads()).generate().output_node()
+
+
+def suited(a: Tensor) -> bool:
+    """Whether the kernel takes a matrix a (M, K) on the left."""
+    return a.dtype == torch.float32 or (a.dtype == torch.bfloat16 and a.shape[1] % 2 == 0)
+
+
+def multiply(a: Tensor, b: Tensor) -> Tensor:
+    """``aten.mm``: a b, (M, N), rounded to the type of a and b."""
+    return matmul(a, b).to(a.dtype) if suited(a) else NotImplemented
+
+
+def multiply_add(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """``aten.addmm``: bias + a b, rounded once."""
+    if not suited(a) or (beta, alpha) != (1, 1):
+        return NotImplemented
+    return (bias.float() + matmul(a, b)).to(a.dtype)
+
+
+def decompositions() -> dict[torch._ops.OpOverload, Callable[..., Tensor]]:
+    """The products of PyTorch by ``matmul``, where this machine's PyTorch has oneDNN's kernel; else nothing."""
+    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    limited = any(name in os.environ for name in LIMITS)
+    if limited or torch.backends.cpu.get_cpu_capability() != "AVX512" or not library.exists():
+        return {}
+    if not hasattr(ctypes.CDLL(str(library)), KERNEL):
+        return {}
+    return {torch.ops.aten.mm.default: multiply, torch.ops.aten.addmm.default: multiply_add}
