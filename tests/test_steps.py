@@ -10,9 +10,12 @@ from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
 from omegaconf import open_dict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_cli import assert_same_run
+from tiny import tiny, tiny_model
 
 from vae_lightning import runs, trainers
 from vae_lightning.cli import compose
+from vae_lightning.data import Batch
+from vae_lightning.module import VAE
 
 CHOICES = ("data.val_size=100", "data.batch_size=30", "model.hidden_dims=[20]", "trainer.max_epochs=3")
 MOVING = ("scheduler=cosine", "annealing=linear", "annealing.steps=30", "data.binarization=dynamic")
@@ -86,3 +89,14 @@ def test_lightnings_own_clipping_still_works(train: Command, tiny_root: Path, tm
     initial = trainers.build_module(cfg).state_dict()
     last = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert all(torch.allclose(initial[name], value, atol=1e-12) for name, value in last.items())
+
+
+def test_a_step_on_a_cpu_does_not_look_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = tiny("accelerator=cpu")
+    trainers.build_trainer(cfg)
+    model, x, _ = tiny_model(cfg)
+    model.start()
+    monkeypatch.setattr(VAE, "global_step", 0)
+    optimizer = model.train().make_optimizer(model.parameters())
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: pytest.fail("looked for GPUs"))
+    model.optimize(Batch(x, torch.arange(len(x)), len(x)), optimizer)

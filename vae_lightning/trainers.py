@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -127,6 +128,8 @@ def build_trainer(cfg: DictConfig, run: Path | None = None, checkpoint: Path | N
 
     Raises ValueError for what the Trainer does not take and for a device that the machine does not have.
     """
+    # Lightning sets it, and then each step of an optimizer on a CPU opens NVIDIA's library anew: a tenth of the step
+    os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
     given = {key: value for key, value in plain(cfg.trainer).items() if key not in OWN}
     arguments = given | plain(cfg.accelerator)
     if cfg.data.val_size == 0:
