@@ -21,7 +21,7 @@ from vae_lightning.module import VAE
 
 STEPS, ROUNDS = 200, 5
 KINDS = {
-    "matrix products": ("addmm", "aten::mm", "mm_out"),
+    "matrix products": ("addmm", "aten::mm", "mm_out", "matmul_"),  # the last is ours, in a graph
     "Adam": ("fused_adam", "sqrt"),  # nothing else in a compiled step takes a root
 }
 OPERATIONS = ("aten::", "graph_")  # how PyTorch names its own, and those that it has compiled

@@ -5,12 +5,15 @@
 #ifndef VAE_LIGHTNING_MATMUL
 #define VAE_LIGHTNING_MATMUL
 #include <ATen/cpu/vec/vec_half.h>
+#include <algorithm>
+#include <vector>
 
 namespace at::native::cpublas {
 // A by rows; B by rows, and if it is of bfloat16 then two rows interleaved: the kernel is compiled once for each shape
 void brgemm(int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, bool, const float*, const float*, float*, bool);
 void brgemm(
     int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, bool, const BFloat16*, const BFloat16*, float*, bool);
+void brgemm_release(bool);
 } // namespace at::native::cpublas
 
 namespace vae_lightning {
@@ -67,20 +70,27 @@ void matmul(const S* A, const S* B, float* C, int64_t M, int64_t N, int64_t K, i
     const int64_t own_n = 16 * parts(parts(N, TA ? threads / most_m : most_n), 16);
     // blocks that stay in the second-level cache
     const int64_t block_m = TA || TB ? own_m : std::min<int64_t>(256, own_m), block_n = 64, block_k = 1024;
-    #pragma omp parallel for collapse(2) num_threads(threads)
-    for (int64_t m = 0; m < M; m += block_m)
-        for (int64_t first = 0; first < N; first += own_n)
-            for (int64_t k = 0; k < K; k += block_k) {
-                const int64_t rows = std::min(block_m, M - m), inner = std::min(block_k, K - k);
-                const S* a = TA ? left(A + k * LDA + m, LDA, rows, inner) : A + m * LDA + k;
-                for (int64_t n = first; n < std::min(N, first + own_n); n += block_n) {
-                    const int64_t columns = std::min({block_n, first + own_n - n, N - n});
-                    const S* b = B + (TB ? n * LDB + k : k * LDB + n);
-                    if (TB || half) b = right(b, LDB, inner, columns, TB);
-                    at::native::cpublas::brgemm(rows, columns, inner, TA ? inner : LDA, TB || half ? columns : LDB, N,
-                        k > 0, a, b, C + m * N + n, half);
-                }
+    auto block = [&](int64_t m, int64_t first) {
+        const int64_t rows = std::min(block_m, M - m), end = std::min(N, first + own_n);
+        for (int64_t k = 0; k < K; k += block_k) {
+            const int64_t inner = std::min(block_k, K - k);
+            const S* a = TA ? left(A + k * LDA + m, LDA, rows, inner) : A + m * LDA + k;
+            for (int64_t n = first; n < end; n += block_n) {
+                const int64_t columns = std::min(block_n, end - n);
+                const S* b = B + (TB ? n * LDB + k : k * LDB + n);
+                if (TB || half) b = right(b, LDB, inner, columns, TB);
+                at::native::cpublas::brgemm(rows, columns, inner, TA ? inner : LDA, TB || half ? columns : LDB, N,
+                    k > 0, a, b, C + m * N + n, half);
             }
+        }
+    };
+    #pragma omp parallel num_threads(threads)
+    {
+        #pragma omp for collapse(2)
+        for (int64_t m = 0; m < M; m += block_m)
+            for (int64_t first = 0; first < N; first += own_n) block(m, first);
+        if (half) at::native::cpublas::brgemm_release(true); // registers that AMX holds
+    }
 }
 } // namespace vae_lightning
 #endif

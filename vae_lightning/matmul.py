@@ -17,6 +17,7 @@ from torch._inductor import ir, lowering
 from torch._inductor.codegen.cpp_template import CppTemplate
 
 SOURCE = Path(__file__).with_suffix(".h").read_text()
+VERSION = zlib.crc32(Path(__file__).read_bytes() + SOURCE.encode())
 CALL = """
 extern "C"
 {{kernel.def_kernel(inputs={"A": a, "B": b}, outputs={"C": c})}}
@@ -29,8 +30,8 @@ KERNEL = "_ZN2at6native7cpublas6brgemmEllllllbPKfS3_Pfb"  # at::native::cpublas:
 LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # with which a user keeps oneDNN from instructions
 
 
-# PyTorch's cache of graphs knows an operation by its name alone
-@torch.library.custom_op(f"vae_lightning::matmul_{zlib.crc32((SOURCE + CALL).encode()):08x}", mutates_args=())
+# PyTorch's cache of graphs knows an operation by its name alone, so another version of it has another name
+@torch.library.custom_op(f"vae_lightning::matmul_{VERSION:08x}", mutates_args=())
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     """a b, (M, N), in float32, for a (M, K) and b (K, N) of float32 or bfloat16."""
     return a.float() @ b.float()
