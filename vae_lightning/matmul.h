@@ -1,11 +1,12 @@
 // C = A B, the matrices shared out among threads block by block, each block by oneDNN's kernel.
 //
 // M N K: C is (M, N), A (M, K), B (K, N). LDA, LDB: numbers from one row in memory to the next. TA, TB: the matrix lies
-// in memory transposed. S: float, or at::BFloat16, with K even and also LDB where TB. T: threads. C is float.
+// in memory transposed. S: float, or at::BFloat16, with K even and also LDB where TB. C is float.
 #ifndef VAE_LIGHTNING_MATMUL
 #define VAE_LIGHTNING_MATMUL
 #include <ATen/cpu/vec/vec_half.h>
 #include <algorithm>
+#include <omp.h>
 #include <vector>
 
 namespace at::native::cpublas {
@@ -62,8 +63,9 @@ inline const Half* right(const Half* from, int64_t ld, int64_t inner, int64_t co
 
 template <typename S>
 void matmul(const S* A, const S* B, float* C, int64_t M, int64_t N, int64_t K, int64_t LDA, int64_t LDB, bool TA,
-    bool TB, int64_t threads) {
+    bool TB) {
     constexpr bool half = sizeof(S) == 2;
+    const int64_t threads = omp_get_max_threads();
     // the threads divide first that side of C whose blocks have to be turned: those of A are its rows
     const int64_t most_m = std::clamp<int64_t>(M / 16, 1, threads), most_n = std::clamp<int64_t>(N / 64, 1, threads);
     const int64_t own_m = parts(M, TA ? most_m : threads / most_n);
@@ -84,7 +86,7 @@ void matmul(const S* A, const S* B, float* C, int64_t M, int64_t N, int64_t K, i
             }
         }
     };
-    #pragma omp parallel num_threads(threads)
+    #pragma omp parallel
     {
         #pragma omp for collapse(2)
         for (int64_t m = 0; m < M; m += block_m)

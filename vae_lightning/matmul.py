@@ -50,10 +50,10 @@ class Matmul(CppTemplate):
         a, b = self.input_nodes
         (m, k), (_, n) = a.get_size(), b.get_size()
         (a_turned, a_step), (b_turned, b_step) = steps(a), steps(b)
-        numbers = (m, n, k, a_step, b_step, str(a_turned).lower(), str(b_turned).lower(), self.num_threads)
-        return self.header().getvalue() + self._template_from_string(SOURCE + CALL).render(
-            kernel=kernel, a=a, b=b, c=template_buffer_node or self.output_node, numbers=", ".join(map(str, numbers))
-        )
+        numbers = ", ".join(map(str, (m, n, k, a_step, b_step, int(a_turned), int(b_turned))))
+        call = self._template_from_string(CALL)
+        c = template_buffer_node or self.output_node
+        return self.header().getvalue() + SOURCE + call.render(kernel=kernel, a=a, b=b, c=c, numbers=numbers)
 
 
 def steps(matrix: ir.IRNode) -> tuple[bool, int] | None:
@@ -82,7 +82,7 @@ def lower(a: ir.IRNode, b: ir.IRNode) -> ir.IRNode:
     if a.get_name() == b.get_name():  # the kernel's arguments are named by their memory
         b = ir.ExternKernel.copy_input(b)
     layout = ir.FixedLayout(a.get_device(), torch.float32, [a.get_size()[0], b.get_size()[1]])
-    return Matmul("matmul", [a, b], layout, torch.get_num_threads()).generate().output_node()
+    return Matmul("matmul", [a, b], layout, num_threads=0).generate().output_node()  # as many as there are when it runs
 
 
 def suited(a: Tensor) -> bool:
