@@ -15,7 +15,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import report
-from vae_lightning import cli, compiled, graphs, onednn, trainers
+from vae_lightning import cli, compiled, graphs, matmul, onednn, trainers
 from vae_lightning.data import Batches
 from vae_lightning.module import VAE
 
@@ -57,10 +57,11 @@ def wall(work: Callable[[], None]) -> float:
     return statistics.median(rounds)
 
 
-def steps(fast: bool, graph: bool, precision: str = "32") -> tuple[float, Counter[str], float]:
+def steps(fast: bool, graph: bool, precision: str = "32", kernel: bool = True) -> tuple[float, Counter[str], float]:
     """Wall time and kinds of one way to take a step, and its GFLOP."""
     cfg = cli.compose("config", ["model.latent_dim=20", "data.val_size=0"])
     cfg.trust = True
+    trainers.build_trainer(cfg)  # takes back what Lightning's import has PyTorch do in each step
     data, module = trainers.build_data(cfg), trainers.build_module(cfg).train()
     module.start()
     optimizer = module.make_optimizer(module.parameters())
@@ -72,7 +73,8 @@ def steps(fast: bool, graph: bool, precision: str = "32") -> tuple[float, Counte
         take(batches.batch(order, 0, 0), optimizer)
 
     half = torch.autocast("cpu", torch.bfloat16, cache_enabled=False, enabled=precision == "bf16-mixed")
-    with onednn.products() if fast else contextlib.nullcontext(), half:
+    products = onednn.products() if fast else contextlib.nullcontext()
+    with products, half, contextlib.nullcontext() if kernel else mock.patch.object(matmul, "decompositions", dict):
         warm(work)
         whole = wall(work)
         if graph:  # once more, so that the operations in it are seen
@@ -95,6 +97,7 @@ def main() -> None:
     for name, *choice in (
         ("plain step, PyTorch's own products", False, False),
         ("plain step", True, False),
+        ("compiled step, whole products of oneDNN", True, True, "32", False),
         ("compiled step", True, True),
         ("compiled step, bf16-mixed", True, True, "bf16-mixed"),
     ):
