@@ -61,7 +61,6 @@ def steps(fast: bool, graph: bool, precision: str = "32", kernel: bool = True) -
     """Wall time and kinds of one way to take a step, and its GFLOP."""
     cfg = cli.compose("config", ["model.latent_dim=20", "data.val_size=0"])
     cfg.trust = True
-    trainers.build_trainer(cfg)  # takes back what Lightning's import has PyTorch do in each step
     data, module = trainers.build_data(cfg), trainers.build_module(cfg).train()
     module.start()
     optimizer = module.make_optimizer(module.parameters())

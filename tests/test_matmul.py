@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
 
 from vae_lightning import graphs, matmul
 
@@ -76,9 +75,8 @@ def test_products_in_a_graph_are_those_of_float64(threads: int, dtype: torch.dty
 
 def targets(inputs: Sequence[Tensor]) -> set[object]:
     """The operations of a graph of products."""
-    graphs_built: list[GraphModule] = []
-    graphs.build(products, nn.Identity(), inputs, lambda graph, _: graphs_built.append(graph) or graph)
-    return {node.target for node in graphs_built[0].graph.nodes}
+    traced = graphs.build(products, nn.Identity(), inputs, lambda graph, _: graph)
+    return {node.target for node in traced.graph.nodes}
 
 
 def test_pytorch_multiplies_what_the_kernel_cannot(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ STATEFUL = "the model or its objective changes itself, or draws from the generat
 INDUCTOR = {
     "cpp_wrapper": True,
     "cpp.vec_isa_ok": True,  # else it compiles a program for each instruction set, to see whether it can: four seconds
-    "epilogue_fusion": False,  # into products, which theirs (vae_lightning.matmul) does not take
+    "epilogue_fusion": False,  # of what follows a product into it: vae_lightning.matmul takes nothing in
     "cpp.use_decompose_tanh": True,  # twice as fast, with an error of one rounding of 1
     "layout_optimization": False,  # turning images to channels-last and back costs convolutions more than it gains
     "realize_opcount_threshold": 10,  # of longer expressions, those of prior=mixture, its fusion makes an error

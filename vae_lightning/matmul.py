@@ -71,8 +71,8 @@ def laid_out(matrix: ir.IRNode) -> ir.IRNode:
     matrix = ir.ExternKernel.realize_input(matrix)
     matrix.freeze_layout()
     found = steps(matrix)
-    pairs = found is not None and (matrix.get_dtype() == torch.float32 or found[1] % 2 == 0)
-    return matrix if pairs else ir.ExternKernel.require_contiguous(matrix)
+    readable = found is not None and (matrix.get_dtype() == torch.float32 or found[1] % 2 == 0)
+    return matrix if readable else ir.ExternKernel.require_contiguous(matrix)
 
 
 @lowering.register_lowering(matmul._opoverload, type_promotion_kind=None)
@@ -108,6 +108,6 @@ def decompositions() -> dict[torch._ops.OpOverload, Callable[..., Tensor]]:
     limited = any(name in os.environ for name in LIMITS)
     if limited or torch.backends.cpu.get_cpu_capability() != "AVX512" or not library.exists():
         return {}
-    if not hasattr(ctypes.CDLL(str(library)), KERNEL):
+    if not hasattr(ctypes.CDLL(str(library)), KERNEL):  # another version of PyTorch
         return {}
     return {torch.ops.aten.mm.default: multiply, torch.ops.aten.addmm.default: multiply_add}

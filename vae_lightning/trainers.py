@@ -34,7 +34,9 @@ STEP_HOOKS = (
 
 
 def quiet() -> None:
-    """Leaves out notices of Lightning and PyTorch about what this package decides itself."""
+    """Leaves out what Lightning and PyTorch do unasked: notices about what this package decides, a search for GPUs."""
+    # Lightning's import sets it, and then each step of Adam on a CPU opens NVIDIA's library anew: a tenth of the step
+    os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # where CUDA's tools are and no GPU, PyTorch says so before it compiles for the CPU
@@ -128,8 +130,6 @@ def build_trainer(cfg: DictConfig, run: Path | None = None, checkpoint: Path | N
 
     Raises ValueError for what the Trainer does not take and for a device that the machine does not have.
     """
-    # Lightning sets it, and then each step of an optimizer on a CPU opens NVIDIA's library anew: a tenth of the step
-    os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
     given = {key: value for key, value in plain(cfg.trainer).items() if key not in OWN}
     arguments = given | plain(cfg.accelerator)
     if cfg.data.val_size == 0:
