@@ -1,1 +1,1 @@
-"""Speed of the training command against what one would use instead, and how its cost grows."""
+"""Measures the speed of training and compares the results of revisions."""

@@ -1,4 +1,7 @@
-"""Images to measure with where MNIST is not there or not large enough: smooth blobs in the files of MNIST."""
+"""Artificial images in the file format of MNIST, for machines without MNIST and for larger sets.
+
+They show smooth blobs.
+"""
 
 from pathlib import Path
 
@@ -7,13 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import Dataset
 
-BLOCK = 10_000  # different images; larger sets repeat them
+BLOCK = 10_000  # number of different images; larger sets repeat them
 
 
 def write_idx(path: Path, shape: tuple[int, ...], block: numpy.ndarray) -> None:
-    """An IDX file of bytes of that shape, the block repeated; no more than the block is held in memory."""
+    """Writes an IDX file of bytes of this shape by repeating the block.
+
+    Only the block is held in memory.
+    """
     with path.open("wb") as file:
-        file.write(bytes([0, 0, 8, len(shape)]) + b"".join(size.to_bytes(4, "big") for size in shape))
+        file.write(
+            bytes([0, 0, 8, len(shape)]) + b"".join(size.to_bytes(4, "big") for size in shape)
+        )
         left = shape[0]
         while left:
             part = block[: min(left, len(block))]
@@ -22,7 +30,10 @@ def write_idx(path: Path, shape: tuple[int, ...], block: numpy.ndarray) -> None:
 
 
 def write(root: Path, train: int, test: int = 100) -> Path:
-    """A folder with that many training and test images, 28 by 28, about as dark and smooth as digits."""
+    """Creates a folder with training and test images, 28x28, and returns it.
+
+    The images are about as dark and as smooth as the digits of MNIST.
+    """
     raw = root / "MNIST" / "raw"
     raw.mkdir(parents=True)
     noise = torch.randn(min(train, BLOCK), 1, 7, 7, generator=torch.Generator().manual_seed(0))
@@ -36,7 +47,7 @@ def write(root: Path, train: int, test: int = 100) -> Path:
 
 
 class Mapped(Dataset):
-    """Such a folder, its files mapped into memory: what is used is read from the disk when it is, however large."""
+    """The images of such a folder, mapped into memory, so that only the used parts are read."""
 
     def __init__(self, root: Path, train: bool) -> None:
         raw, prefix = root / "MNIST" / "raw", "train" if train else "t10k"
@@ -45,5 +56,6 @@ class Mapped(Dataset):
 
 
 def mapped(path: Path, header: int) -> torch.Tensor:
-    """The bytes of a file after its header."""
-    return torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)[header:]
+    """Returns the bytes of a file after its header."""
+    values = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+    return values[header:]

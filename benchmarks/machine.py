@@ -1,4 +1,4 @@
-"""The machine and the versions that a measurement was made with, in words."""
+"""Describes the machine and the package versions of a measurement."""
 
 import datetime
 import os
@@ -10,7 +10,7 @@ PACKAGES = ("torch", "lightning", "jax", "pythae")
 
 
 def processor() -> str:
-    """Its name."""
+    """Returns the name of the processor."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -18,7 +18,7 @@ def processor() -> str:
 
 
 def describe() -> str:
-    """One line."""
+    """Returns one line with the processor, the versions and the date."""
     found = []
     for package in PACKAGES:
         try:
@@ -26,7 +26,8 @@ def describe() -> str:
         except PackageNotFoundError:
             continue
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    today = datetime.datetime.now(datetime.UTC)
     return (
-        f"{processor()}, {cores} cores, {platform.system()}; python {platform.python_version()}, {', '.join(found)};"
-        f" {datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
+        f"{processor()}, {cores} cores, {platform.system()}; python {platform.python_version()},"
+        f" {', '.join(found)}; {today:%Y-%m-%d}"
     )

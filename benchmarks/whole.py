@@ -1,4 +1,7 @@
-"""Whole commands: training from start to end, start-up, memory, the speedrun, a full evaluation; tables in Markdown."""
+"""Measures whole commands: training, start-up, memory, the speedrun and a full evaluation.
+
+Every public function returns a Markdown table.
+"""
 
 import contextlib
 import json
@@ -17,24 +20,34 @@ from benchmarks import images, report
 from benchmarks.measure import Timing, interleaved, megabytes
 from benchmarks.workload import CONTENDERS, PLAIN, Command, Contender, Workload, ours
 
-EPOCHS = 20  # of a default run
+EPOCHS = 20  # the default of trainer.max_epochs
 IMPORTS = "import torch, lightning"
 
 
 def fresh(workload: Workload, folder: Path) -> list[str]:
-    """Our command as it is, where nothing was compiled before."""
-    return ["env", f"TORCHINDUCTOR_CACHE_DIR={folder / 'cache'}", *ours("").command(workload, folder)]
+    """Returns our command with an empty cache of compiled graphs."""
+    return [
+        "env",
+        f"TORCHINDUCTOR_CACHE_DIR={folder / 'cache'}",
+        *ours("").command(workload, folder),
+    ]
 
 
 def python(code: str) -> Command:
-    """A program of one line, which says that it is done as an epoch does."""
-    return lambda *_: [sys.executable, "-c", f"{code}; print('epoch 1/1   train -elbo 0', flush=True)"]
+    """Returns a command that runs one line of Python and then prints an epoch line."""
+    return lambda *_: [
+        sys.executable,
+        "-c",
+        f"{code}; print('epoch 1/1   train -elbo 0', flush=True)",
+    ]
 
 
 def run(*arguments: str) -> tuple[float, float]:
-    """Wall seconds and MB at most of a Python command; RuntimeError if it fails."""
+    """Returns wall-clock seconds and peak MB of a Python command; RuntimeError if it fails."""
     started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     _, status, usage = os.wait4(process.pid, 0)
     if os.waitstatus_to_exitcode(status):
         raise RuntimeError(f"{arguments}: exit code {os.waitstatus_to_exitcode(status)}")
@@ -42,13 +55,15 @@ def run(*arguments: str) -> tuple[float, float]:
 
 
 def median(values: Sequence[Timing], name: str) -> float:
-    """Of the rounds."""
+    """Returns the median of an attribute over the rounds."""
     return statistics.median(getattr(timing, name) for timing in values)
 
 
 def training(workload: Workload, rounds: int) -> str:
-    """The default command from start to end, and others with as many epochs."""
-    chosen = [CONTENDERS[name] for name in ("hand", "jax", "pythae") if not CONTENDERS[name].missing()]
+    """Compares the default command with others of the same number of epochs."""
+    chosen = [
+        CONTENDERS[name] for name in ("hand", "jax", "pythae") if not CONTENDERS[name].missing()
+    ]
     mine = [ours("ours, as it is"), Contender("ours, nothing compiled before", fresh), PLAIN]
     timings = interleaved([*mine, *chosen], workload, rounds)
     header = ("", f"s, {workload.epochs} epochs", "MB", "last train -ELBO")
@@ -60,50 +75,77 @@ def training(workload: Workload, rounds: int) -> str:
 
 
 def start(workload: Workload, rounds: int) -> str:
-    """Seconds from a command to what it does first, and memory, beside what the imports alone take."""
+    """Compares start-up time and memory of our command with those of the imports alone."""
     alone = Contender(IMPORTS, python(IMPORTS))
-    holding = f"{IMPORTS}; from benchmarks.contenders import common; x = common.pixels({str(workload.root)!r})"
+    root = str(workload.root)
+    holding = f"{IMPORTS}; from benchmarks.contenders import common; x = common.pixels({root!r})"
     with tempfile.TemporaryDirectory() as folder:
-        few = Workload(images.write(Path(folder) / "few", 128), epochs=1)  # one step, one epoch
+        few = Workload(images.write(Path(folder) / "few", 128), epochs=1)  # one step
         found = interleaved([alone, ours("ours, to the end of the first step")], few, rounds)
-    found |= interleaved([Contender(f"{IMPORTS} and the images", python(holding))], replace(workload, epochs=1), rounds)
+    found |= interleaved(
+        [Contender(f"{IMPORTS} and the images", python(holding))],
+        replace(workload, epochs=1),
+        rounds,
+    )
     rows = [
-        (name, f"{median(values, 'whole' if name.startswith(IMPORTS) else 'first'):.2f}", memory_of(values))
+        (
+            name,
+            f"{median(values, 'whole' if name.startswith(IMPORTS) else 'first'):.2f}",
+            memory_of(values),
+        )
         for name, values in found.items()
     ]
     for flags in (("--help",), ("--cfg", "job")):
         taken = [run("-m", "vae_lightning.train", *flags) for _ in range(rounds)]
-        rows.append((f"`train {' '.join(flags)}`", f"{statistics.median(seconds for seconds, _ in taken):.2f}", ""))
+        rows.append(
+            (
+                f"`train {' '.join(flags)}`",
+                f"{statistics.median(seconds for seconds, _ in taken):.2f}",
+                "",
+            )
+        )
     return report.table(("", "s", "MB"), rows)
 
 
 def memory_of(values: Sequence[Timing]) -> str:
-    """As a table has it."""
+    """Returns the median peak memory as it is shown in a table."""
     return f"{median(values, 'memory'):.0f}"
 
 
 def speedrun(workload: Workload, seeds: Sequence[int]) -> str:
-    """``experiment=speedrun``: seconds from the command to its end, and the test -ELBO that it reached."""
+    """Measures the seconds of ``experiment=speedrun`` and the test -ELBO that it reaches."""
     rows = []
     for seed in seeds:
         with tempfile.TemporaryDirectory() as folder:
-            choices = (f"data.root={workload.root}", f"seed={seed}", f"hydra.run.dir={folder}/run", "accelerator=cpu")
+            choices = (
+                f"data.root={workload.root}",
+                f"seed={seed}",
+                f"hydra.run.dir={folder}/run",
+                "accelerator=cpu",
+            )
             seconds, _ = run("-m", "vae_lightning.train", "experiment=speedrun", *choices)
-            reached = json.loads((Path(folder) / "run" / "metrics.json").read_text())["test/neg_elbo"]
-        rows.append((f"speedrun, seed {seed}", f"{seconds:.1f}", "<= 20", f"{reached:.2f}", "< 105.6"))
+            metrics = json.loads((Path(folder) / "run" / "metrics.json").read_text())
+            reached = metrics["test/neg_elbo"]
+        rows.append(
+            (f"speedrun, seed {seed}", f"{seconds:.1f}", "<= 20", f"{reached:.2f}", "< 105.6")
+        )
     return report.table(("", "s", "target", "test -ELBO", "target"), rows)
 
 
 def products(samples: int, by: Callable[[], AbstractContextManager[None]]) -> float:
-    """Seconds of the matrix products of Burda's decoder for that many samples of each of 10,000 images, and no more."""
+    """Returns the seconds of the matrix products of the decoder of Burda et al.
+
+    The decoder has the widths 50-200-200-784; the samples are drawn for each of 10,000 images.
+    """
     import torch
 
-    from vae_lightning import evaluation
+    from vae_lightning.evaluation.likelihood import DECODED_AT_ONCE
 
-    weights = [torch.randn(inputs, outputs) for inputs, outputs in ((50, 200), (200, 200), (200, 784))]
-    rows = evaluation.ROWS
-    z, calls = torch.randn(rows, 50), 10_000 * samples // rows
-    outputs = [torch.empty(rows, weight.shape[1]) for weight in weights]
+    weights = [
+        torch.randn(inputs, outputs) for inputs, outputs in ((50, 200), (200, 200), (200, 784))
+    ]
+    z, calls = torch.randn(DECODED_AT_ONCE, 50), 10_000 * samples // DECODED_AT_ONCE
+    outputs = [torch.empty(DECODED_AT_ONCE, weight.shape[1]) for weight in weights]
     with torch.no_grad(), by():
         started = time.perf_counter()
         for _ in range(calls):
@@ -114,14 +156,19 @@ def products(samples: int, by: Callable[[], AbstractContextManager[None]]) -> fl
 
 
 def evaluation(workload: Workload, samples: int) -> str:
-    """``evaluate`` on the test images with Burda's network, beside the matrix products of its decoder."""
-    from vae_lightning import onednn
+    """Compares ``evaluate`` on the test images with only the matrix products of the decoder.
+
+    The network is that of ``experiment=burda_vae``.
+    """
+    from vae_lightning.compile import onednn
 
     with tempfile.TemporaryDirectory() as folder:
         choices = (f"data.root={workload.root}", f"hydra.run.dir={folder}/run", "accelerator=cpu")
         run("-m", "vae_lightning.train", "experiment=burda_vae", "trainer.max_epochs=1", *choices)
         few, _ = run("-m", "vae_lightning.evaluate", f"run={folder}/run", "samples=1")
-        seconds, memory = run("-m", "vae_lightning.evaluate", f"run={folder}/run", f"samples={samples}")
+        seconds, memory = run(
+            "-m", "vae_lightning.evaluate", f"run={folder}/run", f"samples={samples}"
+        )
     alone = [products(samples, by) for by in (contextlib.nullcontext, onednn.products)]
 
     def row(name: str, value: float, held: str = "") -> tuple[str, ...]:
@@ -129,15 +176,15 @@ def evaluation(workload: Workload, samples: int) -> str:
 
     rows = [
         row(f"`evaluate samples={samples}`", seconds, f"{memory:.0f}"),
-        row("of that log p(x): less what `samples=1` takes", seconds - few),
-        row("products of the decoder, PyTorch's own (MKL)", alone[0]),
-        row("products of the decoder, oneDNN", alone[1]),
+        row("its log p(x): the difference to `samples=1`", seconds - few),
+        row("matrix products of the decoder, PyTorch's own (MKL)", alone[0]),
+        row("matrix products of the decoder, oneDNN", alone[1]),
     ]
     return report.table(("", "s", "/ products by MKL", "/ by oneDNN", "MB"), rows)
 
 
 def report_of(workload: Workload, rounds: int, quick: bool) -> str:
-    """All tables but that of ``evaluate``."""
+    """Returns all tables except that of ``evaluation``."""
     tables = [
         training(replace(workload, epochs=3 if quick else EPOCHS), rounds),
         start(workload, rounds),

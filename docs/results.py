@@ -29,20 +29,36 @@ class Job(NamedTuple):
 BETAS = ("0.1", "0.5", "1", "2", "4")
 LINEAR = [Job(f"linear_beta{beta}", f"experiment=ppca objective.beta={beta}") for beta in BETAS]
 MLP = [Job(f"mlp_beta{beta}", f"objective.beta={beta} data.val_size=0", 100) for beta in BETAS]
-BURDA = [Job("burda_vae", "experiment=burda_vae", 5000), Job("burda_iwae", "experiment=burda_iwae", 5000)]
+BURDA = [
+    Job("burda_vae", "experiment=burda_vae", 5000),
+    Job("burda_iwae", "experiment=burda_iwae", 5000),
+]
 BINARY = "likelihood=bernoulli data.binarization=dynamic scheduler=cosine"
 PRIORS = [
-    Job(f"prior_{name}", f"prior={name} {BINARY}", 1000) for name in ("standard_normal", "mixture", "vamp", "flow")
+    Job(f"prior_{name}", f"prior={name} {BINARY}", 1000)
+    for name in ("standard_normal", "mixture", "vamp", "flow")
 ]
 DENSITIES = [
     Job("squared_error", "likelihood=squared_error scheduler=cosine trainer.max_epochs=10", 500),
     *(
-        Job(f"gaussian_{std}", f"likelihood=gaussian likelihood.std={std} scheduler=cosine trainer.max_epochs=10", 500)
+        Job(
+            f"gaussian_{std}",
+            f"likelihood=gaussian likelihood.std={std} scheduler=cosine trainer.max_epochs=10",
+            500,
+        )
         for std in ("learned", "optimal", "per_pixel")
     ),
     Job("laplace", "likelihood=laplace scheduler=cosine trainer.max_epochs=10", 500),
-    Job("continuous_bernoulli", "likelihood=continuous_bernoulli scheduler=cosine trainer.max_epochs=10", 500),
-    Job("discretized_logistic", "likelihood=discretized_logistic scheduler=cosine trainer.max_epochs=10", 500),
+    Job(
+        "continuous_bernoulli",
+        "likelihood=continuous_bernoulli scheduler=cosine trainer.max_epochs=10",
+        500,
+    ),
+    Job(
+        "discretized_logistic",
+        "likelihood=discretized_logistic scheduler=cosine trainer.max_epochs=10",
+        500,
+    ),
 ]
 JOBS = [*BURDA, *LINEAR, *MLP, *PRIORS, *DENSITIES]
 
@@ -62,7 +78,9 @@ def run() -> None:
 def call(command: str, *arguments: str) -> None:
     """One of this package's commands, its output left on the terminal."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-m", f"vae_lightning.{command}", *arguments], env=environment, check=True)
+    subprocess.run(
+        [sys.executable, "-m", f"vae_lightning.{command}", *arguments], env=environment, check=True
+    )
 
 
 def result(job: Job) -> dict[str, float]:
@@ -82,7 +100,14 @@ def table(jobs: Sequence[Job], columns: dict[str, Callable[[dict[str, float]], s
     for job in jobs:
         found = result(job)
         wall = f"{found['wall_seconds'] / 60:.1f} min"
-        lines.append([f"`{job.overrides}`", *(column(found) for column in columns.values()), f"{found['epoch']}", wall])
+        lines.append(
+            [
+                f"`{job.overrides}`",
+                *(column(found) for column in columns.values()),
+                f"{found['epoch']}",
+                wall,
+            ]
+        )
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -108,20 +133,32 @@ def page() -> str:
         device=machine["device"],
         versions=machine["versions"],
         burda=table(
-            BURDA, {"NLL (k = 5000)": nll, "active units": shown("active_units", 0), "-ELBO": shown("neg_elbo")}
+            BURDA,
+            {
+                "NLL (k = 5000)": nll,
+                "active units": shown("active_units", 0),
+                "-ELBO": shown("neg_elbo"),
+            },
         ),
         linear=table(
             LINEAR,
             {
                 "exact recon / KL / active": lambda f: pair(f, "ppca"),
                 "trained recon / KL / active": lambda f: pair(f, "closed_form"),
-                "loss, trained - exact (train)": lambda f: f"{f['closed_form/train_loss'] - f['ppca/train_loss']:.4f}",
+                "loss, trained - exact (train)": lambda f: (
+                    f"{f['closed_form/train_loss'] - f['ppca/train_loss']:.4f}"
+                ),
             },
         ),
         mlp=table(MLP, {"recon": shown("recon"), "KL": shown("kl"), "active units": units}),
         priors=table(PRIORS, {"NLL (k = 1000)": nll, "recon": shown("recon"), "KL": shown("kl")}),
-        densities=table(DENSITIES[:-1], {"recon is": name, "NLL (k = 500)": nll, "KL": shown("kl")}),
-        discrete=table(DENSITIES[-1:], {"NLL (k = 500)": nll, "bits/dim of -ELBO": shown("test/bits_per_dim", 4)}),
+        densities=table(
+            DENSITIES[:-1], {"recon is": name, "NLL (k = 500)": nll, "KL": shown("kl")}
+        ),
+        discrete=table(
+            DENSITIES[-1:],
+            {"NLL (k = 500)": nll, "bits/dim of -ELBO": shown("test/bits_per_dim", 4)},
+        ),
     )
 
 
@@ -132,57 +169,63 @@ def name(found: dict[str, float]) -> str:
 
 def pair(found: dict[str, float], model: str) -> str:
     """Recon, KL and active units on the test images."""
-    return (
-        f"{found[f'{model}/test_recon']:.3f} / {found[f'{model}/test_kl']:.3f} / {found[f'{model}/active_units']:.0f}"
-    )
+    return f"{found[f'{model}/test_recon']:.3f} / {found[f'{model}/test_kl']:.3f} / {found[f'{model}/active_units']:.0f}"
 
 
 PAGE_TEXT = """# Results
 
-Made by `python docs/results.py run && python docs/results.py write` with `VAE_LIGHTNING_DATA` set: each row is a
-command, its numbers are those of the run's own metrics.json and evaluation.json. Real MNIST, 10,000 test images, nats
-per image, one seed (0) each; ± is the standard error over the test images. {device}, {versions}. Other work ran on the
-machine at the same time, so that wall times are upper bounds.
+This page is written by `python docs/results.py run && python docs/results.py write`, with
+`VAE_LIGHTNING_DATA` set to the folder of MNIST. Each row is a command; its numbers come from the
+metrics.json and evaluation.json of its run. All values are in nats per image, for the 10,000 test images
+of MNIST and one seed (0); ± is the standard error over the test images. Other work ran on the machine at
+the same time, so the wall times are upper bounds.
+
+Machine and versions: {device}, {versions}.
 
 ## Rate and distortion
 
-The linear model (`latent_dim=16`), whose optimum for every beta is known: recon + beta KL is a bound for a decoder of
-variance beta / 2, for which probabilistic PCA is optimal ([derivation, section 8](derivation.md)). Exact values by
-eigendecomposition of the training images, trained ones in closed form, both on the test images; the column
-behind them compares the objective on the training images, where no model can be below the exact one.
+The optimum of the linear model (`latent_dim=16`) is known for every beta: recon + beta KL is the bound for
+a decoder with variance beta / 2, for which probabilistic PCA is optimal
+([derivation, section 8](derivation.md#8-a-model-with-a-known-optimum)). The exact values are computed by
+eigendecomposition of the training images, and those of the trained model in closed form; both are for the
+test images. The next column compares the loss on the training images, on which no model can be better
+than the exact one.
 
 {linear}
 
-The same with the mlp 784-400-16, test images; recon is measured with one sample of q(z|x).
+The same for the mlp 784-400-16 on the test images. recon is measured with one sample of q(z|x).
 
 {mlp}
 
 ## Burda et al. 2016, one stochastic layer
 
-Dynamically binarised MNIST, 784-200-200-50, test NLL by 5000 importance samples. Published (table 1 of
-<https://arxiv.org/abs/1509.00519>, 3,280 epochs at batch 20): VAE 86.76 with 19 active units, IWAE k = 5 85.54 with 22.
-Shortened here: the number of epochs in the table, batches of 100, a cosine from 2e-3 instead of eight steps from 1e-3;
-trained on all 60,000 images, as published; the test images are one fixed draw. A plain loop with the published learning
-rates, 364 epochs at batch 100, reached 88.79 with 20 active units.
+Dynamically binarized MNIST, networks 784-200-200-50. The test NLL is estimated with 5000 importance
+samples. The published values are 86.76 with 19 active units for the VAE, and 85.54 with 22 active units for
+the IWAE with k = 5 (table 1 of <https://arxiv.org/abs/1509.00519>; 3,280 epochs with a batch size of 20).
+The training is shortened here: fewer epochs (see the table), a batch size of 100, and a learning rate that
+falls from 2e-3 along a cosine, instead of in eight steps from 1e-3. As published, the models are trained on
+all 60,000 images. The test images are one fixed draw. A hand-written loop with the published learning rates,
+364 epochs and a batch size of 100, reached 88.79 with 20 active units.
 
 {burda}
 
 ## Priors
 
-Dynamically binarised MNIST, the mlp 784-400-16, 20 epochs with a cosine, the same for every prior. A learned prior also
-changes what the posterior is pulled to: this compares models and not priors alone.
+Dynamically binarized MNIST, the mlp 784-400-16, 20 epochs with a cosine schedule, the same for every
+prior. A learned prior also changes the posterior during training, so the table compares whole models and
+not only priors.
 
 {priors}
 
 ## Likelihoods
 
-Grey MNIST, x = byte/255, the mlp 784-400-16, 10 epochs with a cosine. These are densities of the same x, and so
-comparable; but where pixels are always black a density grows without bound, up to what floor or clip allow: read the
-values together with it.
+Gray MNIST, x = byte/255, the mlp 784-400-16, 10 epochs with a cosine schedule. All values are densities of
+the same x and can be compared. At pixels that are always black, a density grows without bound as its scale
+shrinks, so each value depends on the lower limit or the clip stated with it.
 
 {densities}
 
-Probabilities of the 256 levels, not comparable with densities:
+The discretized logistic gives probabilities of the 256 levels, which cannot be compared with densities:
 
 {discrete}
 """

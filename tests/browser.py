@@ -39,10 +39,18 @@ class Browser:
             os.dup2(first, 3)
             os.dup2(second, 4)
 
-        flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", f"--user-data-dir={profile}"]
+        flags = [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--no-first-run",
+            f"--user-data-dir={profile}",
+        ]
         command = [path, *flags, "--window-size=1280,900", "--remote-debugging-pipe", "about:blank"]
         nothing = subprocess.DEVNULL
-        self.process = subprocess.Popen(command, preexec_fn=pipes, close_fds=False, stdout=nothing, stderr=nothing)
+        self.process = subprocess.Popen(
+            command, preexec_fn=pipes, close_fds=False, stdout=nothing, stderr=nothing
+        )
         os.close(commands)
         os.close(answers)
         self.numbers, self.received, self.events = itertools.count(), b"", []
@@ -55,7 +63,10 @@ class Browser:
 
     def call(self, method: str, **params: object) -> dict[str, Any]:
         number = next(self.numbers)
-        message = json.dumps({"id": number, "method": method, "params": params, **self.session}).encode() + b"\0"
+        message = (
+            json.dumps({"id": number, "method": method, "params": params, **self.session}).encode()
+            + b"\0"
+        )
         while message:
             message = message[os.write(self.commands, message) :]
         while (answer := self.receive()).get("id") != number:
@@ -72,7 +83,9 @@ class Browser:
         return json.loads(line)
 
     def js(self, expression: str) -> Any:
-        found = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        found = self.call(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
@@ -85,13 +98,17 @@ class Browser:
     def open(self, url: str, ready: str = "!!document.body") -> None:
         """Goes to a page and waits until the expression ``ready`` holds in it."""
         self.events.clear()
-        self.call("Page.navigate", url="about:blank")  # another fragment of the same page would not be a new page
+        self.call(
+            "Page.navigate", url="about:blank"
+        )  # another fragment of the same page would not be a new page
         self.call("Page.navigate", url=url)
         self.until(ready)
 
     def text(self) -> str:
         """Everything that is written on the page, a line for each piece, hidden ones too."""
-        return self.js(f"({DEEP})(document.body, (node) => node.nodeType === 3 ? node.data.trim() : '').join('\\n')")
+        return self.js(
+            f"({DEEP})(document.body, (node) => node.nodeType === 3 ? node.data.trim() : '').join('\\n')"
+        )
 
     def wait_for(self, *texts: str) -> str:
         """Waits until all of the texts are written on the page; returns everything that is."""
@@ -108,7 +125,13 @@ class Browser:
     def mouse(self, kind: str, x: float, y: float, buttons: int = 0) -> None:
         button = "left" if buttons or kind == "Released" else "none"
         self.call(
-            "Input.dispatchMouseEvent", type=f"mouse{kind}", x=x, y=y, buttons=buttons, button=button, clickCount=1
+            "Input.dispatchMouseEvent",
+            type=f"mouse{kind}",
+            x=x,
+            y=y,
+            buttons=buttons,
+            button=button,
+            clickCount=1,
         )
 
     def key(self, key: str) -> None:
@@ -117,10 +140,18 @@ class Browser:
 
     def troubles(self) -> list[str]:
         """What was asked of a network, and errors."""
-        asked = [e["params"]["request"]["url"] for e in self.events if e["method"] == "Network.requestWillBeSent"]
+        asked = [
+            e["params"]["request"]["url"]
+            for e in self.events
+            if e["method"] == "Network.requestWillBeSent"
+        ]
         wrong = [e for e in self.events if e["method"] == "Runtime.exceptionThrown"]
-        wrong += [e for e in self.events if e.get("params", {}).get("entry", {}).get("level") == "error"]
-        return [url for url in asked if not url.startswith(("file:", "data:"))] + [str(event) for event in wrong]
+        wrong += [
+            e for e in self.events if e.get("params", {}).get("entry", {}).get("level") == "error"
+        ]
+        return [url for url in asked if not url.startswith(("file:", "data:"))] + [
+            str(event) for event in wrong
+        ]
 
     def close(self) -> None:
         self.process.terminate()

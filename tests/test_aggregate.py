@@ -1,4 +1,7 @@
-"""Total correlation and MMD in float64: integrals on a grid, closed forms, every batch of a small data set."""
+"""Total correlation and MMD in float64.
+
+The references are integrals on a grid, closed forms and all batches of a small data set.
+"""
 
 import itertools
 import math
@@ -9,20 +12,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from vae_lightning.annealing import Linear
 from vae_lightning.distributions import DiagonalNormal, FullNormal, StandardNormal, kl_divergence
 from vae_lightning.objectives import MMD, TC, Terms, elbo, mmd, total_correlation
+from vae_lightning.objectives.annealing import Linear
 
 
 def draws(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def mean_and_error(posterior: DiagonalNormal | FullNormal, groups: int = 100, samples: int = 1000) -> tuple[float, ...]:
-    """The total correlation of a data set that is one batch, and its standard error over groups of samples."""
+def mean_and_error(
+    posterior: DiagonalNormal | FullNormal, groups: int = 100, samples: int = 1000
+) -> tuple[float, ...]:
+    """The total correlation of a data set of one batch, and its standard error over groups."""
     size, latents = posterior.mean.shape
     noise = draws(groups, samples, size, latents, seed=9)
-    values = torch.stack([total_correlation(posterior, posterior.rsample(eps), size).mean() for eps in noise])
+    values = torch.stack(
+        [total_correlation(posterior, posterior.transform(eps), size).mean() for eps in noise]
+    )
     return float(values.mean()), float(values.std()) / math.sqrt(groups)
 
 
@@ -37,7 +44,7 @@ def test_total_correlation_of_one_correlated_normal(rho: float) -> None:
 
 
 POSTERIORS = {
-    # on the diagonal: the coordinates tell of each other through the image
+    # each posterior is diagonal, but the coordinates depend on each other through the image
     "diagonal": DiagonalNormal(
         torch.tensor([[-1.0, -1.2], [0.8, 1.0], [2.0, 1.5]], dtype=torch.float64),
         torch.tensor([[0.3, 0.5], [0.4, 0.2], [0.6, 0.6]], dtype=torch.float64),
@@ -51,7 +58,7 @@ POSTERIORS = {
 
 @pytest.mark.parametrize("kind", ["diagonal", "full"])
 def test_total_correlation_and_the_parts_of_the_kl_by_integration(kind: str) -> None:
-    """Mean KL = I(n; z) + TC + sum_l KL(q(z_l) || N(0, 1)), each on a grid; TC is the estimate's mean."""
+    """Mean KL = I(n; z) + TC + sum_l KL(q(z_l) || N(0, 1)) on a grid; the estimate of TC agrees."""
     q = POSTERIORS[kind]
     line = torch.linspace(-6, 6, 1201, dtype=torch.float64)
     step = float(line[1] - line[0])
@@ -79,17 +86,23 @@ def test_total_correlation_and_the_parts_of_the_kl_by_integration(kind: str) -> 
 
 def test_a_single_image_with_independent_coordinates_has_none() -> None:
     q = DiagonalNormal(draws(1, 3), draws(1, 3, seed=1).exp())
-    value = total_correlation(q, q.rsample(draws(4, 1, 3, seed=2)), 1)
+    value = total_correlation(q, q.transform(draws(4, 1, 3, seed=2)), 1)
     torch.testing.assert_close(value, torch.zeros(1, dtype=torch.float64), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("size", [5, 60_000])
-def test_total_correlation_does_not_depend_on_the_order_of_images_samples_and_coordinates(size: int) -> None:
+def test_total_correlation_does_not_depend_on_the_order_of_images_samples_and_coordinates(
+    size: int,
+) -> None:
     q = DiagonalNormal(draws(5, 3), draws(5, 3, seed=1).exp())
-    z = q.rsample(draws(4, 5, 3, seed=2))
+    z = q.transform(draws(4, 5, 3, seed=2))
     value = total_correlation(q, z, size)
     assert value.shape == (5,)
-    images, samples, coordinates = torch.tensor([3, 0, 4, 1, 2]), torch.tensor([2, 0, 3, 1]), torch.tensor([1, 2, 0])
+    images, samples, coordinates = (
+        torch.tensor([3, 0, 4, 1, 2]),
+        torch.tensor([2, 0, 3, 1]),
+        torch.tensor([1, 2, 0]),
+    )
     torch.testing.assert_close(total_correlation(q.take(images), z[:, images], size), value[images])
     torch.testing.assert_close(total_correlation(q, z[samples], size), value)
     turned = DiagonalNormal(q.mean[:, coordinates], q.std[:, coordinates])
@@ -98,7 +111,7 @@ def test_total_correlation_does_not_depend_on_the_order_of_images_samples_and_co
 
 @dataclass
 class Joint:
-    """Normals whose coordinates are all certain: of the total correlation only log q(z) is left."""
+    """Normals whose marginals have density 1, so that the total correlation is log q(z) alone."""
 
     normals: DiagonalNormal
 
@@ -107,12 +120,14 @@ class Joint:
 
     def marginals(self) -> object:
         count = len(self.normals.mean)
-        return SimpleNamespace(log_prob_per_dim=lambda z: z.new_zeros(*z.shape[:-2], count, z.shape[-1]))
+        return SimpleNamespace(
+            log_prob_per_dim=lambda z: z.new_zeros(*z.shape[:-2], count, z.shape[-1])
+        )
 
 
 @pytest.mark.parametrize("batch", [2, 3, 5])
 def test_the_density_of_a_batch_is_unbiased_for_that_of_the_data_set(batch: int) -> None:
-    """Over all batches with image i, the mean of the estimate of q(z_i) is q(z_i); its weights sum to one."""
+    """The mean of the estimate of q(z_i) over all batches that contain image i is q(z_i)."""
     size, own = 5, 2
     q = DiagonalNormal(draws(size, 2), draws(size, 2, seed=1).exp())
     z = draws(1, size, 2, seed=2)
@@ -126,7 +141,7 @@ def test_the_density_of_a_batch_is_unbiased_for_that_of_the_data_set(batch: int)
 
 def some_terms(posterior: DiagonalNormal | FullNormal, samples: int = 2) -> Terms:
     size, latents = posterior.mean.shape
-    z = posterior.rsample(draws(samples, size, latents, seed=3))
+    z = posterior.transform(draws(samples, size, latents, seed=3))
     return Terms(draws(samples, size, seed=4), z, posterior, StandardNormal(latents))
 
 
@@ -159,7 +174,11 @@ def exact_mmd(means: tuple[Tensor, Tensor], variances: tuple[Tensor, Tensor]) ->
 
     def expected(i: int, j: int) -> float:
         width = length + variances[i] + variances[j]
-        return float(((length / width).sqrt() * torch.exp(-((means[i] - means[j]) ** 2) / (2 * width))).prod())
+        return float(
+            (
+                (length / width).sqrt() * torch.exp(-((means[i] - means[j]) ** 2) / (2 * width))
+            ).prod()
+        )
 
     return expected(0, 0) + expected(1, 1) - 2 * expected(0, 1)
 
@@ -167,14 +186,19 @@ def exact_mmd(means: tuple[Tensor, Tensor], variances: tuple[Tensor, Tensor]) ->
 @pytest.mark.parametrize("shift", [0.0, 0.7])
 @pytest.mark.parametrize("latent_dim", [1, 3])
 def test_mmd_is_unbiased_for_its_closed_form(latent_dim: int, shift: float) -> None:
-    means = torch.zeros(latent_dim, dtype=torch.float64), shift + torch.zeros(latent_dim, dtype=torch.float64)
+    means = (
+        torch.zeros(latent_dim, dtype=torch.float64),
+        shift + torch.zeros(latent_dim, dtype=torch.float64),
+    )
     variances = means[0] + 1, means[0] + (1 if shift == 0 else 0.4)
     first = draws(2000, 10, latent_dim, seed=5)
     second = means[1] + variances[1].sqrt() * draws(2000, 13, latent_dim, seed=6)
     values = torch.stack([mmd(a, b) for a, b in zip(first, second, strict=True)])
     exact = exact_mmd(means, variances)
     assert (exact > 0.02) == (shift != 0)
-    assert float(values.mean()) == pytest.approx(exact, abs=5 * float(values.std()) / math.sqrt(2000))
+    assert float(values.mean()) == pytest.approx(
+        exact, abs=5 * float(values.std()) / math.sqrt(2000)
+    )
     assert (values < 0).any() or shift, "an unbiased estimate of 0 has both signs"
 
 
@@ -184,16 +208,22 @@ def test_mmd_objective_compares_all_samples_with_draws_that_depend_on_the_step()
     assert torch.equal(objective(terms, 4), objective(terms, 4))
     extra = objective(terms, 4) - elbo(terms, 0.2)
     assert extra.unique().numel() == 1 or float(extra.max() - extra.min()) < 1e-12
-    assert not torch.allclose(objective(terms, 30) - elbo(terms, 0.5), objective(terms, 31) - elbo(terms, 0.5))
+    assert not torch.allclose(
+        objective(terms, 30) - elbo(terms, 0.5), objective(terms, 31) - elbo(terms, 0.5)
+    )
     means = [objective(terms, step) - elbo(terms, 0.5) for step in range(20, 4020)]
     values = torch.stack(means)[:, 0] / 100
     z = terms.z.flatten(0, 1)
     normal = 0.5 ** (2 / 2)  # E k(b, b') for b, b' ~ N(0, I) in L = 2: (L / (L + 2))^(L/2)
-    cross = (2 / 3 * torch.exp(-z.square().sum(-1) / 6)).mean()  # E k(z, b) = (L / (L + 1))^(L/2) exp(...)
+    cross = (
+        2 / 3 * torch.exp(-z.square().sum(-1) / 6)
+    ).mean()  # E k(z, b) = (L / (L + 1))^(L/2) exp(...)
     pairs = torch.exp(-torch.cdist(z, z).square() / 4)
     within = (pairs.sum() - len(z)) / (len(z) * (len(z) - 1))
     expected = float(within + normal - 2 * cross)
-    assert float(values.mean()) == pytest.approx(expected, abs=5 * float(values.std()) / math.sqrt(len(values)))
+    assert float(values.mean()) == pytest.approx(
+        expected, abs=5 * float(values.std()) / math.sqrt(len(values))
+    )
 
 
 def test_mmd_of_a_single_sample_is_none() -> None:

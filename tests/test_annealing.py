@@ -1,4 +1,4 @@
-"""Schedules by optimiser step, and the objectives that follow them."""
+"""Schedules by optimizer step, and the objectives that follow them."""
 
 import math
 from itertools import pairwise
@@ -6,9 +6,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from vae_lightning.annealing import Annealing, Constant, Cyclical, Linear, Sigmoid
 from vae_lightning.distributions import DiagonalNormal, StandardNormal
 from vae_lightning.objectives import ELBO, IWAE, MMD, TC, Capacity, FreeBits, Terms, elbo
+from vae_lightning.objectives.annealing import Annealing, Constant, Cyclical, Linear, Sigmoid
 
 EVERY = [Constant(), Linear(10), Sigmoid(10), Cyclical(10, 3)]
 
@@ -55,11 +55,11 @@ def test_a_base_schedule_is_none() -> None:
     ],
     ids=lambda objective: type(objective).__name__,
 )
-def test_beta_is_annealed_by_the_optimiser_step(objective: ELBO) -> None:
+def test_beta_is_annealed_by_the_optimizer_step(objective: ELBO) -> None:
     assert [objective.beta_at(step) for step in range(6)] == [0, 0.75, 1.5, 2.25, 3, 3]
     generator = torch.Generator().manual_seed(0)
     q = DiagonalNormal(*torch.rand(2, 5, 3, generator=generator))
-    z = q.rsample(torch.randn(2, 5, 3, generator=generator))
+    z = q.transform(torch.randn(2, 5, 3, generator=generator))
     terms = Terms(torch.rand(2, 5, generator=generator), z, q, StandardNormal(3))
     if isinstance(objective, TC):
         objective.dataset_size.fill_(5)

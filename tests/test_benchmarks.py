@@ -1,4 +1,4 @@
-"""The measurements: what they compute from times, and one of each kind on a few images, by the commands themselves."""
+"""The benchmarks: what they compute from times, and one measurement of each kind on few images."""
 
 import sys
 from dataclasses import replace
@@ -19,7 +19,10 @@ def timing(*ends: float) -> Timing:
 def test_the_first_epoch_is_left_out_and_ratios_are_taken_within_a_round() -> None:
     assert timing(9.0, 11.0, 13.0, 16.0).epoch == 2.0
     assert timing(9.0).epoch == 9.0
-    ours, theirs = [timing(1, 3), timing(1, 11), timing(1, 2)], [timing(1, 5), timing(1, 21), timing(1, 2)]
+    ours, theirs = (
+        [timing(1, 3), timing(1, 11), timing(1, 2)],
+        [timing(1, 5), timing(1, 21), timing(1, 2)],
+    )
     assert ratio(ours, theirs) == 0.5
 
 
@@ -28,11 +31,14 @@ def test_an_exponent_is_that_of_a_power_law() -> None:
     assert report.exponent(sizes, [7 * size**1.5 for size in sizes]) == pytest.approx(1.5)
 
 
+@pytest.mark.slow
 def test_epochs_are_seen_when_their_lines_come(tmp_path: Path) -> None:
     code = (
         "import time\n"
-        "for e in range(1, 4): time.sleep(0.3); print(f'epoch {e}/3   train -elbo {9 - e}.5', flush=True); "
-        "print('epoch 9/3  50%|##  ', end='\\r')"
+        "for e in range(1, 4):\n"
+        "    time.sleep(0.3)\n"
+        "    print(f'epoch {e}/3   train -elbo {9 - e}.5', flush=True)\n"
+        "    print('epoch 9/3  50%|##  ', end='\\r')\n"
     )
     contender = Contender("sleeper", lambda *_: [sys.executable, "-c", code])
     found = timed(contender, Workload(tmp_path, epochs=3))
@@ -62,10 +68,13 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def measured(output: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["run", *arguments, "--epochs", "2", "--rounds", "1", "--output", str(output)])
+    monkeypatch.setattr(
+        sys, "argv", ["run", *arguments, "--epochs", "2", "--rounds", "1", "--output", str(output)]
+    )
     run.main()
 
 
+@pytest.mark.slow
 def test_speed_compares_with_what_is_installed_and_names_what_is_not(
     command: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -75,19 +84,33 @@ def test_speed_compares_with_what_is_installed_and_names_what_is_not(
     measured(command, monkeypatch, "speed", "--against", "hand", "jax", "torchvision", "examples")
     page = (command / "speed.md").read_text()
     assert "left out: JAX, lax.scan needs jaxx" in capsys.readouterr().out
-    rows = [line.split(" | ")[0].removeprefix("| ") for line in page.splitlines() if line.startswith("| ")][2:]
+    rows = [
+        line.split(" | ")[0].removeprefix("| ")
+        for line in page.splitlines()
+        if line.startswith("| ")
+    ][2:]
     ours = ["ours", "ours, plain step"]
-    assert rows == [*ours, "hand-written loop", "torchvision loader loop", *ours, "pytorch/examples vae, test pass"]
+    assert rows == [
+        *ours,
+        "hand-written loop",
+        "torchvision loader loop",
+        *ours,
+        "pytorch/examples vae, test pass",
+    ]
     assert (command / "speed.png").stat().st_size > 5_000
 
 
-def test_sizes_compares_with_the_hand_written_loop(command: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_sizes_compares_with_the_hand_written_loop(
+    command: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     measured(command, monkeypatch, "sizes", "--sizes", "conv", "IWAE k=5")
     page = (command / "sizes.md").read_text()
     assert "| conv |" in page
     assert "| IWAE k=5 |" in page
 
 
+@pytest.mark.slow
 def test_start_up_is_held_against_the_imports_alone(command: Path) -> None:
     table = whole.start(Workload(command.parent / "data"), rounds=1)
     assert [line.split(" | ")[0] for line in table.splitlines()[2:]] == [
@@ -101,6 +124,7 @@ def test_start_up_is_held_against_the_imports_alone(command: Path) -> None:
         whole.run("-m", "vae_lightning.train", "modle=mlp")
 
 
+@pytest.mark.slow
 def test_scaling_fits_an_exponent(command: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.scaling.NUMBERS", (200, 400))
     monkeypatch.setattr("benchmarks.scaling.IMAGES", 300)

@@ -1,11 +1,12 @@
-"""Every likelihood with every posterior, prior and objective trains every parameter, or is refused by name."""
+"""Every combination of components trains all parameters or is refused with the name of an option."""
 
 import itertools
 
 import pytest
-from tiny import loss_of, options, tiny, tiny_model
 
-from vae_lightning.config import check_keys
+from helpers import loss_of, tiny, tiny_model
+from vae_lightning.config.compose import choices
+from vae_lightning.config.options import check_keys
 
 # choices that must not come together -> the option that the refusal begins with
 REFUSED = {
@@ -18,13 +19,13 @@ REFUSED = {
     ("objective=free_bits", "prior=vamp"): "objective=free_bits",
     ("objective=free_bits", "prior=flow"): "objective=free_bits",
 }
-PAIRS = list(itertools.product(options("posterior"), options("prior")))
+PAIRS = list(itertools.product(choices("posterior"), choices("prior")))
 GRADIENTS = ["objective.gradient=standard", "objective.gradient=stl", "objective.gradient=dreg"]
 
 
 def objectives() -> list[tuple[str, ...]]:
     """Every objective; iwae with each of its gradients."""
-    each = [(f"objective={name}",) for name in options("objective") if name != "iwae"]
+    each = [(f"objective={name}",) for name in choices("objective") if name != "iwae"]
     return each + [("objective=iwae", gradient) for gradient in GRADIENTS]
 
 
@@ -53,28 +54,35 @@ def check(*choices: str) -> None:
 def test_every_combination_trains_every_parameter_or_is_refused(
     posterior: str, prior: str, objective: tuple[str, ...]
 ) -> None:
-    for likelihood in options("likelihood"):
+    for likelihood in choices("likelihood"):
         check(f"likelihood={likelihood}", f"posterior={posterior}", f"prior={prior}", *objective)
 
 
 @pytest.mark.parametrize(("posterior", "prior"), PAIRS)
 def test_every_combination_of_a_conditional_model(posterior: str, prior: str) -> None:
-    for likelihood in options("likelihood"):
-        check("model.conditional=true", f"likelihood={likelihood}", f"posterior={posterior}", f"prior={prior}")
+    for likelihood in choices("likelihood"):
+        check(
+            "model.conditional=true",
+            f"likelihood={likelihood}",
+            f"posterior={posterior}",
+            f"prior={prior}",
+        )
 
 
 @pytest.mark.parametrize("conditional", ["model.conditional=false", "model.conditional=true"])
-@pytest.mark.parametrize("model", options("model"))
+@pytest.mark.parametrize("model", choices("model"))
 def test_every_model_with_every_number_of_outputs(model: str, conditional: str) -> None:
-    for posterior, pixels in itertools.product(options("posterior"), ("learned", "per_pixel")):
+    for posterior, pixels in itertools.product(choices("posterior"), ("learned", "per_pixel")):
         likelihood = ("likelihood=gaussian", f"likelihood.std={pixels}")
         check(f"model={model}", conditional, f"posterior={posterior}", *likelihood)
 
 
 @pytest.mark.parametrize(
-    ("objective", "annealing"), list(itertools.product(options("objective"), options("annealing")))
+    ("objective", "annealing"), list(itertools.product(choices("objective"), choices("annealing")))
 )
-def test_every_objective_anneals_or_says_that_it_has_nothing_to_anneal(objective: str, annealing: str) -> None:
+def test_every_objective_anneals_or_says_that_it_has_nothing_to_anneal(
+    objective: str, annealing: str
+) -> None:
     cfg = tiny(f"objective={objective}", f"annealing={annealing}")
     if objective == "geco" and annealing != "constant":
         with pytest.raises(ValueError, match=r"^annealing: must be constant"):

@@ -1,29 +1,28 @@
-"""The compiled optimiser step: the numbers of the plain one, for each part that can be compiled; else the plain one."""
+"""The compiled optimizer step agrees with the plain one, which replaces it where it must."""
 
+import copy
 import logging
 import random
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import Command
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
-from omegaconf import open_dict
-from test_cli import assert_same_run, numbers
-from test_steps import QUIET
-from tiny import tiny, tiny_model
 from torch import Tensor
 
-from vae_lightning import graphs, trainers
-from vae_lightning.cli import compose
-from vae_lightning.compiled import CompiledStep
-from vae_lightning.data import Batch
-from vae_lightning.module import VAE
+from helpers import QUIET, Command, assert_same_run, numbers, tiny, tiny_model
+from vae_lightning.compile import fast_path, graphs
+from vae_lightning.compile.step import CompiledStep
+from vae_lightning.config.compose import compose
+from vae_lightning.data.images import Batch
 from vae_lightning.objectives import ELBO, Terms, elbo
+from vae_lightning.training.assembly import build_data, build_module
+from vae_lightning.training.module import VAE
 
 COMPILED = [
     (),
@@ -43,7 +42,7 @@ COMPILED = [
     ("annealing=cyclical", "annealing.steps=4", "objective=capacity"),
     ("annealing=sigmoid", "annealing.steps=6", "objective=iwae"),
 ]
-# what needs the number of the step, changes a buffer in the step, or is another optimiser
+# these depend on the number of the step, change a buffer in the step, or use another optimizer
 REFUSED = [
     ("objective=mmd",),
     ("objective=geco",),
@@ -65,23 +64,105 @@ def trained(
     objective: torch.nn.Module | None = None,
     build: graphs.Builder = lambda graph, _: graph,
 ) -> tuple[VAE, CompiledStep]:
-    """After some steps, the last but one on a smaller batch; without the C++ compiler, which takes seconds."""
+    """A model after some steps, the last but one on a smaller batch; without a C++ compiler."""
     cfg = tiny(*choices)
     model, x, condition = tiny_model(cfg)
     model.objective = objective or model.objective
-    model.start()
     optimizer = model.train().make_optimizer(model.parameters())
     compiled = CompiledStep(model, 6, build)
     for model.counted, count in enumerate((6, 6, 6, 4, 6)):
-        batch = Batch(x[:count], torch.arange(count), count, tuple(values[:count] for values in condition))
-        compiled(batch, optimizer) if step else model.optimize(batch, optimizer)
+        some = slice(count)
+        batch = Batch(x[some], torch.arange(count), count, condition.take(some))
+        (compiled if step else model.take_step)(batch, optimizer, model.counted)
     return model, compiled
 
 
 def assert_close(one: VAE, other: VAE) -> None:
-    for (name, value), expected in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
+    for (name, value), expected in zip(
+        one.state_dict().items(), other.state_dict().values(), strict=True
+    ):
         assert torch.allclose(value, expected, rtol=1e-4, atol=1e-6), name
-    assert torch.allclose(one.totals, other.totals, rtol=1e-5)
+    assert torch.allclose(one.sums["train"].values, other.sums["train"].values, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("sums", "the loss terms differ by"),
+        ("parameter", "the updated vae.encoder.network.1.0.weight differs by"),
+        ("moment", "the gradient of vae.encoder.network.1.0.weight differs by"),
+    ],
+)
+def test_a_graph_that_computes_something_else_is_not_used(
+    name: str, expected: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def wrong(graph: graphs.Graph, _: list[Tensor]) -> graphs.Graph:
+        def call(*tensors: Tensor) -> tuple[Tensor]:
+            (sums,) = graph(*tensors)
+            with torch.no_grad():
+                if name == "parameter":
+                    tensors[0].mul_(1.001)
+                if name == "moment":
+                    tensors[len(list(model_parameters))].mul_(1.1)
+            return (sums * 1.001 if name == "sums" else sums,)
+
+        return call
+
+    model_parameters = tiny_model(tiny())[0].parameters()
+    with caplog.at_level(logging.WARNING, "vae_lightning"):
+        model, compiled = trained((), step=True, build=wrong)
+    assert compiled.refused
+    assert caplog.text.count("does not agree with the plain step") == 1
+    assert expected in caplog.text
+    plain = trained((), step=False)[0]
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, plain.state_dict()[key]), key
+
+
+def test_the_check_leaves_everything_bit_equal() -> None:
+    model, x, _ = tiny_model(tiny())
+    optimizer = model.train().make_optimizer(model.parameters())
+    batch = Batch(x, torch.arange(6), 6)
+    model.counted = 0
+    model.take_step(batch, optimizer, 0)
+    before = copy.deepcopy((model.state_dict(), optimizer.state_dict()["state"]))
+    gradients = [parameter.grad.clone() for parameter in model.parameters()]
+    torch.manual_seed(5)
+    random.seed(5)
+    generators = torch.get_rng_state(), random.getstate()
+    compiled = CompiledStep(model, 6, lambda graph, _: graph)
+    compiled.prepare(batch, optimizer, 1)
+    assert compiled.graph is not None
+    after = (model.state_dict(), optimizer.state_dict()["state"])
+    for name, value in before[0].items():
+        assert torch.equal(value, after[0][name]), name
+    for number, state in before[1].items():
+        for key, value in state.items():
+            assert torch.equal(value, after[1][number][key]), (number, key)
+    for gradient, parameter in zip(gradients, model.parameters(), strict=True):
+        assert torch.equal(gradient, parameter.grad)
+    assert torch.equal(torch.get_rng_state(), generators[0])
+    assert random.getstate() == generators[1]
+
+
+def test_without_the_kernels_parts_of_pytorch_the_step_is_compiled_without_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "vae_lightning.compile.brgemm", None)
+    model, compiled = trained((), step=True)
+    assert compiled.graph is not None
+    assert_close(model, trained((), step=False)[0])
+
+
+def test_without_torchs_compiler_the_step_is_plain(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "vae_lightning.compile.step", None)
+    model, _, _ = tiny_model(tiny())
+    with caplog.at_level(logging.WARNING, "vae_lightning"):
+        step = fast_path.compiled_step(model, SimpleNamespace(batch_size=6))
+    assert step == model.take_step
+    assert caplog.text.count("the optimizer step is not compiled") == 1
 
 
 class FirstStep(ELBO):
@@ -97,7 +178,9 @@ class FirstStep(ELBO):
 
 
 @pytest.mark.parametrize("choices", COMPILED, ids=" ".join)
-def test_a_compiled_step_is_the_plain_step(choices: tuple[str, ...], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_compiled_step_is_the_plain_step(
+    choices: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
     model, compiled = trained(choices, step=True)
     assert not compiled.refused, caplog.text
     assert compiled.graph is not None
@@ -111,17 +194,26 @@ def test_what_cannot_be_compiled_is_named_once_and_done_as_it_was(
     with caplog.at_level(logging.WARNING, "vae_lightning"):
         model, compiled = trained(choices, step=True)
     assert compiled.refused
-    assert caplog.text.count("trainer.compile: the optimiser step is not compiled: ") == 1
+    assert caplog.text.count("trainer.compile: the optimizer step is not compiled: ") == 1
     plain = trained(choices, step=False)[0]
-    assert all(torch.equal(value, plain.state_dict()[name]) for name, value in model.state_dict().items())
-    assert torch.equal(model.totals, plain.totals)
+    assert all(
+        torch.equal(value, plain.state_dict()[name]) for name, value in model.state_dict().items()
+    )
+    assert torch.equal(model.sums["train"].values, plain.sums["train"].values)
 
 
 @pytest.mark.parametrize(
     "question",
-    [lambda step: step == 0, lambda step: not step, lambda step: step < 5, lambda step: f"{step}" == "0"],
+    [
+        lambda step: step == 0,
+        lambda step: not step,
+        lambda step: step < 5,
+        lambda step: f"{step}" == "0",
+    ],
 )
-def test_an_objective_that_asks_for_the_number_of_the_step_is_refused(question: Callable[[int], bool]) -> None:
+def test_an_objective_that_asks_for_the_number_of_the_step_is_refused(
+    question: Callable[[int], bool],
+) -> None:
     model, compiled = trained((), step=True, objective=FirstStep(question))
     assert compiled.refused
     assert_close(model, trained((), step=False, objective=FirstStep(question))[0])
@@ -152,17 +244,19 @@ class Stateful(ELBO):
 
 
 @pytest.mark.parametrize("draws", [False, True])
-def test_an_objective_with_a_memory_of_its_own_is_refused(draws: bool, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_objective_with_a_memory_of_its_own_is_refused(
+    draws: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     random.seed(0)
     model, compiled = trained((), step=True, objective=Stateful(draws))
     assert compiled.refused
-    assert "changes itself, or draws" in caplog.text
+    assert "changes itself, or uses" in caplog.text
     random.seed(0)
     assert_close(model, trained((), step=False, objective=Stateful(draws))[0])
 
 
 class Changing(ELBO):
-    """An objective whose weight something changes from the third step on, as a callback would after an epoch."""
+    """An objective with a weight that a callback, for example, may change after an epoch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -181,10 +275,12 @@ def test_a_setting_that_is_changed_between_epochs_counts(
         if value == 4:
             model.objective.nested.weights[0] = 2.0
 
-    monkeypatch.setattr(VAE, "counted", property(lambda model: model.__dict__["number"], counted), raising=False)
+    monkeypatch.setattr(
+        VAE, "counted", property(lambda model: model.__dict__["number"], counted), raising=False
+    )
     model, compiled = trained((), step=True, objective=Changing())
     assert compiled.refused
-    assert "was changed while it trained" in caplog.text
+    assert "was changed during training" in caplog.text
     assert_close(model, trained((), step=False, objective=Changing())[0])
 
 
@@ -196,22 +292,23 @@ class Dropping(ELBO):
         return torch.nn.functional.dropout(elbo(terms), 0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler is installed here")
 def test_the_c_compiler_takes_a_mixture_of_its_usual_size() -> None:
     cfg = compose("config", ["prior=mixture", "model.hidden_dims=[16]"])
     cfg.trust = True
-    model, other = (trainers.build_module(cfg).train() for _ in range(2))
+    model, other = (build_module(cfg).train() for _ in range(2))
     compiled = CompiledStep(model, 128)
     batch = Batch(torch.rand(128, 1, 28, 28), torch.arange(128), 128)
-    for one, step in ((model, compiled), (other, other.optimize)):
-        one.start()
+    for one, step in ((model, compiled), (other, other.take_step)):
         optimizer = one.make_optimizer(one.parameters())
         for one.counted in range(3):
-            step(batch, optimizer)
+            step(batch, optimizer, one.counted)
     assert not compiled.refused
     assert_close(model, other)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler is installed here")
 def test_what_a_network_draws_is_drawn_as_in_the_plain_step() -> None:
     torch.manual_seed(3)
@@ -249,28 +346,33 @@ def test_an_objective_need_not_know_of_annealing() -> None:
     ],
 )
 def test_it_compiles_what_is_long_enough_or_asked_for_but_not_what_looks_at_each_step(
-    overrides: tuple[str, ...], callbacks: list[Callback], compiles: bool, caplog: pytest.LogCaptureFixture
+    overrides: tuple[str, ...],
+    callbacks: list[Callback],
+    compiles: bool,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     cfg = compose("config", ["data=digits", "data.batch_size=80", "accelerator=cpu", *overrides])
     cfg.trust = True
-    data, trainer = trainers.build_data(cfg), Trainer(**QUIET, accelerator="cpu", callbacks=callbacks)
-    data.steps_per_execution = trainers.steps_per_execution(cfg, trainer)
+    data, trainer = (
+        build_data(cfg),
+        Trainer(**QUIET, accelerator="cpu", callbacks=callbacks),
+    )
+    steps = fast_path.steps_per_execution(cfg, trainer)
     with caplog.at_level(logging.WARNING, "vae_lightning"):
-        assert trainers.compiles(cfg, trainer, data) == compiles
-    assert ("something to do at each step" in caplog.text) == (overrides == ("trainer.compile=true",))
+        assert fast_path.compiles(cfg, trainer, data, steps) == compiles
+    assert ("needs every step" in caplog.text) == (overrides == ("trainer.compile=true",))
 
 
-def test_a_run_stored_before_there_was_a_choice_is_not_compiled() -> None:
-    cfg = compose("config", ["data=digits", "trainer.max_epochs=1000"])
-    cfg.trust = True
-    with open_dict(cfg):
-        del cfg.trainer["compile"]
-    assert not trainers.compiles(cfg, Trainer(**QUIET), trainers.build_data(cfg))
+SMALL = (
+    "data.val_size=100",
+    "model.latent_dim=3",
+    "model.hidden_dims=[20]",
+    "data.batch_size=25",
+    "accelerator=cpu",
+)
 
 
-SMALL = ("data.val_size=100", "model.latent_dim=3", "model.hidden_dims=[20]", "data.batch_size=25", "accelerator=cpu")
-
-
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler is installed here")
 def test_a_hundred_compiled_steps_are_within_1e_5_and_a_resumed_run_is_the_same(
     train: Command, tiny_root: Path, tmp_path: Path
@@ -285,7 +387,9 @@ def test_a_hundred_compiled_steps_are_within_1e_5_and_a_resumed_run_is_the_same(
         result = train(*SMALL, *overrides, f"hydra.run.dir={name}", cwd=tmp_path, data=tiny_root)
         assert result.returncode == 0, result.stderr
         assert "not compiled" not in result.stderr
-    for one, other in zip(numbers(runs["compiled"]), numbers(runs["plain"]), strict=True):  # 20 steps each
+    for one, other in zip(
+        numbers(runs["compiled"]), numbers(runs["plain"]), strict=True
+    ):  # 20 steps each
         for name in ("train/loss", "train/recon", "val/neg_elbo"):
             assert float(one[name]) == pytest.approx(float(other[name]), rel=1e-5)
     result = train("resume=resumed", "trainer.max_epochs=5", cwd=tmp_path)
@@ -293,15 +397,21 @@ def test_a_hundred_compiled_steps_are_within_1e_5_and_a_resumed_run_is_the_same(
     assert_same_run(runs["resumed"], runs["compiled"])
 
 
+@pytest.mark.slow
 def test_without_a_compiler_it_says_so_once_and_trains(
     train: Command, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert train(*SMALL, "trainer.max_epochs=1", "hydra.run.dir=plain", cwd=tmp_path, data=tiny_root).returncode == 0
+    assert (
+        train(
+            *SMALL, "trainer.max_epochs=1", "hydra.run.dir=plain", cwd=tmp_path, data=tiny_root
+        ).returncode
+        == 0
+    )
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     choices = ("trainer.max_epochs=1", "trainer.compile=true", "hydra.run.dir=run")
     result = train(*SMALL, *choices, cwd=tmp_path, data=tiny_root)
     assert result.returncode == 0, result.stderr
-    assert result.stderr.count("the optimiser step is not compiled") == 1
+    assert result.stderr.count("the optimizer step is not compiled") == 1
     assert "Traceback" not in result.stderr
     assert_same_run(tmp_path / "run", tmp_path / "plain")

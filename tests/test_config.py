@@ -1,6 +1,7 @@
-"""Composition: every option of every group, every rule, the help page, and classes that may not be named."""
+"""Composition: every choice of every group, every rule, --help, classes that are not allowed."""
 
 import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -9,56 +10,71 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from vae_lightning.build import find_class, instantiate
-from vae_lightning.cli import CONF, UsageError, compose
-from vae_lightning.config import RULES, check_keys, settle, validate
-from vae_lightning.sweep import slug
-from vae_lightning.train import prepare
-from vae_lightning.trainers import build_module, build_trainer
+from vae_lightning.checks.errors import ConfigError
+from vae_lightning.compile import accelerate
+from vae_lightning.config.compose import CONF, compose, default_choices
+from vae_lightning.config.instantiate import find_class, instantiate
+from vae_lightning.config.options import GENERAL_OPTIONS, check, settle
+from vae_lightning.storage.run_folder import new_folder
+from vae_lightning.sweeps.names import slug
+from vae_lightning.train import help_text
+from vae_lightning.training.assembly import build_module
+from vae_lightning.training.experiment import run_experiment
+from vae_lightning.training.trainer import build_tester
 
 GROUPS = {
-    folder.name: sorted(p.stem for p in folder.glob("[!_]*.yaml")) for folder in CONF.iterdir() if folder.is_dir()
+    folder.name: sorted(p.stem for p in folder.glob("[!_]*.yaml"))
+    for folder in CONF.iterdir()
+    if folder.is_dir()
 }
 OPTIONS = [(group, option) for group, options in GROUPS.items() for option in options]
-HERE = [("accelerator", option) for option in ("gpu", "mps", "ddp")]  # need devices that a test machine may not have
+# choices that require devices which a test machine may not have
+DEVICES = [("accelerator", option) for option in ("gpu", "mps", "ddp")]
 
 
 def checked(*overrides: str) -> DictConfig:
     cfg = compose("config", list(overrides))
-    check_keys(cfg)
-    validate(cfg)
+    check(cfg)
     cfg.trust = True
     return cfg
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes_and_instantiates(group: str, option: str) -> None:
-    grey = ["likelihood.grey=true"] if (group, option) == ("likelihood", "bernoulli") else []
-    cfg = checked(f"{group}={option}", *grey)
+    gray = ["likelihood.gray=true"] if (group, option) == ("likelihood", "bernoulli") else []
+    cfg = checked(f"{group}={option}", *gray)
     before = OmegaConf.to_yaml(cfg)
     parts = list(build_module(cfg).named_children())
     assert [name for name, _ in parts] == ["encoder", "decoder", "prior", "objective"]
-    if (group, option) not in HERE:
-        assert build_trainer(cfg).max_epochs == cfg.trainer.max_epochs
+    if (group, option) not in DEVICES:
+        assert build_tester(cfg).max_epochs == cfg.trainer.max_epochs
     assert OmegaConf.to_yaml(cfg) == before
 
 
 @pytest.mark.parametrize(
     ("model", "likelihood"),
-    list(itertools.product(GROUPS["model"], ["squared_error", "bernoulli data.binarization=dynamic"])),
+    list(
+        itertools.product(GROUPS["model"], ["squared_error", "bernoulli data.binarization=dynamic"])
+    ),
 )
 def test_choices_combine(model: str, likelihood: str) -> None:
-    build_module(checked(f"model={model}", *f"likelihood={likelihood}".split(), "scheduler=cosine", "optimizer=adamw"))
+    build_module(
+        checked(
+            f"model={model}",
+            *f"likelihood={likelihood}".split(),
+            "scheduler=cosine",
+            "optimizer=adamw",
+        )
+    )
 
 
 def test_the_help_page_names_every_option() -> None:
-    page = OmegaConf.load(CONF / "config.yaml").hydra.help.template
-    listed = dict(
-        line.split(maxsplit=1) for line in page.split("Groups (")[1].split("Overrides")[0].splitlines()[1:] if line
-    )
-    for group in set(GROUPS) - {"callbacks", "trainer"}:
-        names = listed[group].replace("none unless given: ", "").split(" (")[0].split(", ")
-        assert sorted(names) == GROUPS[group], group
+    section = help_text().split("Groups (")[1].split("\n\n")[0]
+    entries = re.findall(r"^  (\w+) +(.+(?:\n {3,}.+)*)", section, re.MULTILINE)
+    listed = {group: re.split(r",\s+", names) for group, names in entries}
+    for group in set(GROUPS) - {"trainer"}:
+        assert sorted(listed[group]) == GROUPS[group], group
+        assert listed[group][0] == default_choices().get(group, listed[group][0])
 
 
 @pytest.mark.parametrize(
@@ -67,33 +83,57 @@ def test_the_help_page_names_every_option() -> None:
         ("model.latent_dim=0", "model.latent_dim=0: must be an integer >= 1"),
         ("model.latent_dim=true", "model.latent_dim=true: must be an integer >= 1"),
         ("model.hidden_dims=[]", "model.hidden_dims=[]: must be a non-empty list of integers >= 1"),
-        ("model.hidden_dims=[400,0]", "model.hidden_dims=[400, 0]: must be a non-empty list of integers >= 1"),
+        (
+            "model.hidden_dims=[400,0]",
+            "model.hidden_dims=[400, 0]: must be a non-empty list of integers >= 1",
+        ),
         ("objective.beta=-1", "objective.beta=-1: must be a finite number >= 0"),
         ("objective.beta=inf", "objective.beta=inf: must be a finite number >= 0"),
         ("optimizer.lr=0", "optimizer.lr=0: must be a finite number > 0"),
         ("data.batch_size=1.5", "data.batch_size=1.5: must be an integer >= 1"),
-        ("data.binarization=yes", "data.binarization=yes: must be one of none, dynamic, fixed, threshold"),
+        (
+            "data.binarization=yes",
+            "data.binarization=yes: must be one of none, dynamic, fixed, threshold",
+        ),
         ("data.fallback=cifar", "data.fallback=cifar: must be digits or null"),
         ("trainer.max_epochs=0", "trainer.max_epochs=0: must be an integer >= 1"),
         ("trainer.devices=2", "trainer.devices=2: must be 1 unless accelerator is ddp"),
         ("trainer.precision=8", "trainer.precision=8: must be one of 32, bf16-mixed, 16-mixed"),
-        ("seed=4294967296", "seed=4294967296: must be an integer from 0 to 4294967295, or null"),
-        ("accelerator=ddp_cpu data.batch_size=125", "data.batch_size=125: must be divisible by the 2 processes"),
+        ("seed=4294967296", "seed=4294967296: must be an integer from 0 to 4294967295 or null"),
+        (
+            "accelerator=ddp_cpu data.batch_size=125",
+            "data.batch_size=125: must be divisible by the 2 processes",
+        ),
         ("model.conditional=1", "model.conditional=1: must be true or false"),
         ("model=resnet model.blocks=-1", "model.blocks=-1: must be an integer >= 0"),
         ("objective.num_samples=0", "objective.num_samples=0: must be an integer >= 1"),
         ("objective=geco objective.target=0", "objective.target=0: must be a finite number > 0"),
-        ("objective=geco objective.smoothing=1", "objective.smoothing=1: must be a number >= 0 and < 1"),
-        ("objective=free_bits objective.free_bits=-1", "objective.free_bits=-1: must be a finite number >= 0"),
+        (
+            "objective=geco objective.smoothing=1",
+            "objective.smoothing=1: must be a finite number >= 0 and < 1",
+        ),
+        (
+            "objective=free_bits objective.free_bits=-1",
+            "objective.free_bits=-1: must be a finite number >= 0",
+        ),
         ("annealing=linear annealing.steps=0", "annealing.steps=0: must be an integer >= 1"),
         ("prior=vamp prior.pseudo_inputs=0", "prior.pseudo_inputs=0: must be an integer >= 1"),
         (
             "posterior=flow posterior.hidden_dims=8",
             "posterior.hidden_dims=8: must be a non-empty list of integers >= 1",
         ),
-        ("likelihood=continuous_bernoulli likelihood.clip=0.5", "likelihood.clip=0.5: must be a number > 0 and < 0.5"),
-        ("objective=geco annealing=linear", "annealing: must be constant, as this objective has nothing to anneal"),
-        ("+model.latentdim=3", "model.latentdim: is used by nothing; did you mean latent_dim?"),
+        (
+            "likelihood=continuous_bernoulli likelihood.clip=0.5",
+            "likelihood.clip=0.5: must be a finite number > 0 and < 0.5",
+        ),
+        (
+            "objective=geco annealing=linear",
+            "annealing: must be constant, because this objective has no annealed weight",
+        ),
+        (
+            "+model.latentdim=3",
+            "model.latentdim: is not used by any component; did you mean latent_dim?",
+        ),
         ("+sead=3", "sead: no such key; did you mean seed?"),
     ],
 )
@@ -105,12 +145,16 @@ def test_a_wrong_value_is_refused_with_what_is_allowed(override: str, expected: 
 
 def test_every_rule_is_about_a_key_that_exists() -> None:
     def has(node: object, names: list[str]) -> bool:
-        return not names or (isinstance(node, dict) and names[0] in node and has(node[names[0]], names[1:]))
+        return not names or (
+            isinstance(node, dict) and names[0] in node and has(node[names[0]], names[1:])
+        )
 
-    for key in RULES:
+    for key in GENERAL_OPTIONS:
         group, *names = key.split(".")
         files = (CONF / group).glob("*.yaml") if names else [CONF / "config.yaml"]
-        assert any(has(OmegaConf.to_container(OmegaConf.load(file)), names or [group]) for file in files), key
+        assert any(
+            has(OmegaConf.to_container(OmegaConf.load(file)), names or [group]) for file in files
+        ), key
 
 
 @pytest.mark.parametrize(
@@ -123,7 +167,7 @@ def test_every_rule_is_about_a_key_that_exists() -> None:
     ],
 )
 def test_a_typo_is_one_line_with_the_nearest_name(override: str, expected: str) -> None:
-    with pytest.raises(UsageError) as error:
+    with pytest.raises(ConfigError) as error:
         compose("config", [override])
     assert str(error.value).startswith(expected)
     assert "\n" not in str(error.value)
@@ -132,45 +176,77 @@ def test_a_typo_is_one_line_with_the_nearest_name(override: str, expected: str) 
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
+        ("trainer.gradient_clip_vall=1", "trainer.gradient_clip_vall: no such key"),
         ("+trainer.max_epoch=3", "trainer: got an unexpected keyword argument 'max_epoch'"),
-        ("+trainer.gradient_clip_val=no", "trainer: `gradient_clip_val` should be an int or a float"),
+        (
+            "+trainer.gradient_clip_val=no",
+            "trainer: `gradient_clip_val` should be an int or a float",
+        ),
         ("+data.extra=1", "data: got an unexpected keyword argument 'extra'"),
         ("+likelihood.extra=1", "likelihood: got an unexpected keyword argument 'extra'"),
-        ("likelihood.mean_activation=relu", "likelihood.mean_activation=relu: must be one of sigmoid, identity"),
+        (
+            "likelihood.mean_activation=relu",
+            "likelihood.mean_activation=relu: must be sigmoid or identity",
+        ),
         ("model.activation=step", "model.activation=step: must be one of relu, tanh, silu"),
         (
             "likelihood=gaussian likelihood.std=0",
-            "likelihood.std=0: must be a finite number > 0 or one of learned, opt",
+            "likelihood.std=0: must be a finite number > 0 or one of learned, optimal, per_pixel",
         ),
-        ("objective=iwae objective.gradient=path", "objective.gradient=path: must be one of standard, stl, dreg"),
-        ("likelihood=bernoulli", "likelihood=bernoulli: grey pixels are outside its support"),
         (
-            "likelihood=bernoulli likelihood.grey=true data.binarization=dynamic",
-            "likelihood.grey=true: must be false, as the pixels are only 0 and 1",
+            "objective=iwae objective.gradient=path",
+            "objective.gradient=path: must be one of standard, stl, dreg",
+        ),
+        (
+            "likelihood=bernoulli",
+            "likelihood=bernoulli: requires data.binarization=dynamic, fixed or threshold",
+        ),
+        (
+            "likelihood=bernoulli likelihood.gray=true data.binarization=dynamic",
+            "likelihood.gray=true: must be false, because all pixels are 0 or 1",
         ),
         (
             "likelihood=continuous_bernoulli data.binarization=dynamic",
-            "likelihood=continuous_bernoulli: must be with grey pixels",
+            "likelihood=continuous_bernoulli: requires gray pixels, but all pixels are 0 or 1",
         ),
-        ("objective=tc posterior=flow", "objective=tc: must be with posterior=diagonal_normal or full_normal"),
-        ("prior=vamp posterior=flow", "prior=vamp: must be with posterior=diagonal_normal or full_normal"),
-        ("prior=vamp model.conditional=true", "prior=vamp: must be with model.conditional=false"),
-        ("objective=free_bits prior=mixture", "objective=free_bits: must be with posterior=diagonal_normal and prior="),
+        (
+            "objective=tc posterior=flow",
+            "objective=tc: requires posterior=diagonal_normal or full_normal",
+        ),
+        (
+            "prior=vamp posterior=flow",
+            "prior=vamp: requires posterior=diagonal_normal or full_normal",
+        ),
+        ("prior=vamp model.conditional=true", "prior=vamp: requires model.conditional=false"),
+        (
+            "objective=free_bits prior=mixture",
+            "objective=free_bits: requires posterior=diagonal_normal and prior=standard_normal",
+        ),
         ("optimizer.betas=[2,3]", "optimizer, scheduler: Invalid beta parameter"),
         (
             "accelerator=gpu trainer.devices=100",
-            "accelerator.accelerator=gpu: this machine has no",
+            "accelerator.accelerator=gpu: must be auto, cpu or ddp_cpu",
         ),
-        ("trainer.precision=16-mixed accelerator=cpu", "trainer.precision=16-mixed: must be 32 or bf16-mixed on a CPU"),
+        (
+            "trainer.precision=16-mixed accelerator=cpu",
+            "trainer.precision=16-mixed: must be 32 or bf16-mixed on a CPU",
+        ),
     ],
 )
-def test_what_only_the_objects_know_is_refused_before_a_run_has_a_folder(
-    tiny_root: Path, override: str, expected: str
+def test_a_refused_configuration_leaves_no_folder(
+    tiny_root: Path, tmp_path: Path, override: str, expected: str
 ) -> None:
     strategy = "accelerator.strategy=ddp" if "devices" in override else "accelerator.strategy=auto"
-    cfg = checked(f"data.root={tiny_root}", "data.val_size=100", "data.batch_size=100", *override.split(), strategy)
-    with pytest.raises(ValueError, match=r".") as error:
-        prepare(cfg)
+    sizes = ("data.val_size=100", "data.batch_size=100")
+    folder = tmp_path / "outputs" / "run"
+
+    def run() -> None:
+        cfg = checked(f"data.root={tiny_root}", *sizes, *override.split(), strategy)
+        run_experiment(cfg, new_folder(folder, exclusive=True), accelerate, [])
+
+    with pytest.raises(ConfigError) as error:
+        run()
+    assert not folder.parent.exists()
     gpus = torch.cuda.device_count()
     if gpus and "gpu" in override:
         expected = f"trainer.devices=100: must be at most {gpus}"
@@ -206,8 +282,8 @@ def test_a_root_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "torch.optim.Adam",
         "torch.nn.Missing",
         "torch.nn",
-        "vae_lightning.runs.Path",
-        "vae_lightning.data.Callable",
+        "vae_lightning.runs.run.Path",
+        "vae_lightning.data.images.Callable",
         "nodots",
     ],
 )
@@ -224,7 +300,9 @@ def test_trust_lets_a_users_own_class_in_and_the_refusal_says_so() -> None:
 
 def test_arguments_that_a_class_does_not_take_are_refused() -> None:
     with pytest.raises(ValueError, match="objective: got an unexpected keyword argument 'gamma'"):
-        instantiate({"_target_": "vae_lightning.objectives.ELBO", "gamma": 1}, "objective", trust=False)
+        instantiate(
+            {"_target_": "vae_lightning.objectives.ELBO", "gamma": 1}, "objective", trust=False
+        )
 
 
 def test_slugs_are_short_safe_and_different() -> None:

@@ -1,4 +1,4 @@
-"""Splits, batches, binarisation, and files that are missing, damaged or downloaded."""
+"""Splits, batches, binarization, and files that are missing, damaged or downloaded."""
 
 import functools
 import gzip
@@ -13,8 +13,11 @@ import pytest
 import torch
 from torchvision.datasets import MNIST
 
-from vae_lightning.data import Batches, ImageData, binarize
-from vae_lightning.datasets import Digits, ensure_files, stratified_order
+from vae_lightning.data.images import Batches, ImageData
+from vae_lightning.data.sources.digits import Digits
+from vae_lightning.data.sources.idx import ensure_files
+from vae_lightning.data.splits import binarize, stratified_order
+from vae_lightning.networks import UNCONDITIONAL, Condition
 
 
 def image_data(root: Path, **changes: object) -> ImageData:
@@ -31,7 +34,9 @@ def image_data(root: Path, **changes: object) -> ImageData:
     return ImageData(**arguments | changes)
 
 
-def batches(count: int, batch_size: int, rank: int, processes: int, done: int = 0, **others: object) -> Batches:
+def batches(
+    count: int, batch_size: int, rank: int, processes: int, done: int = 0, **others: object
+) -> Batches:
     images = torch.arange(count, dtype=torch.uint8)[:, None, None, None]
     return Batches(
         images,
@@ -48,16 +53,28 @@ def batches(count: int, batch_size: int, rank: int, processes: int, done: int = 
 def test_splits_are_disjoint_fixed_and_stratified(tiny_root: Path) -> None:
     first, second = image_data(tiny_root), image_data(tiny_root, seed=5)
     assert torch.equal(first.images["val"], second.images["val"])
-    assert (len(first.images["train"]), len(first.images["val"]), len(first.images["test"])) == (500, 100, 130)
+    assert (len(first.images["train"]), len(first.images["val"]), len(first.images["test"])) == (
+        500,
+        100,
+        130,
+    )
     together = torch.cat([first.images["train"], first.images["val"]]).flatten(1)
-    assert sorted(map(tuple, together.tolist())) == sorted(map(tuple, MNIST(tiny_root).data.flatten(1).tolist()))
+    assert sorted(map(tuple, together.tolist())) == sorted(
+        map(tuple, MNIST(tiny_root).data.flatten(1).tolist())
+    )
     assert first.labels["val"].bincount().tolist() == [10] * 10
-    assert torch.equal(image_data(tiny_root, val_size=0).images["train"][:, 0], MNIST(tiny_root).data)
+    assert torch.equal(
+        image_data(tiny_root, val_size=0).images["train"][:, 0], MNIST(tiny_root).data
+    )
 
 
 def test_mnist_has_its_official_sizes(mnist_root: Path) -> None:
     data = image_data(mnist_root, val_size=5000)
-    assert {split: data.images_in(split) for split in data.images} == {"train": 55_000, "val": 5_000, "test": 10_000}
+    assert {split: data.images_in(split) for split in data.images} == {
+        "train": 55_000,
+        "val": 5_000,
+        "test": 10_000,
+    }
     assert torch.equal(data.images["test"][:, 0], MNIST(mnist_root, train=False).data)
     total = sum(int(data.images[split].long().sum()) for split in ("train", "val"))
     assert total / 255 / 784 / 60_000 == pytest.approx(0.130660, abs=5e-7)
@@ -85,7 +102,11 @@ def test_digits_are_the_1797_scans() -> None:
 @pytest.mark.parametrize("processes", [1, 2, 3])
 @pytest.mark.parametrize("batch_size", [1, 4, 64])
 def test_every_image_comes_once_whatever_the_processes(processes: int, batch_size: int) -> None:
-    seen = [batch.index for rank in range(processes) for batch in batches(101, batch_size, rank, processes)]
+    seen = [
+        batch.index
+        for rank in range(processes)
+        for batch in batches(101, batch_size, rank, processes)
+    ]
     assert sorted(torch.cat(seen).tolist()) == list(range(101))
 
 
@@ -100,26 +121,31 @@ def test_batches_hold_the_images_and_their_share_and_go_on_within_an_epoch() -> 
 
 def test_a_conditional_models_batches_carry_the_labels_of_their_images(tiny_root: Path) -> None:
     labels = torch.arange(10) * 11
-    chunks = [batches(10, 4, rank, 2, conditions=(labels,)) for rank in range(2)]
+    chunks = [batches(10, 4, rank, 2, condition=Condition(labels)) for rank in range(2)]
     for batch in (batch for chunk in chunks for batch in chunk):
-        assert torch.equal(batch.condition[0], 11 * batch.index)
+        assert torch.equal(batch.condition.label, 11 * batch.index)
     data = image_data(tiny_root, conditional=True)
-    assert all(torch.equal(data.conditions(split)[0], data.labels[split]) for split in ("train", "val", "test"))
-    assert image_data(tiny_root).conditions("train") == ()
-    brightest = data.images["train"].float().mean(-1)[:, 0].argmax(-1)  # the row of the bar, 3 + 2.4 label
+    assert all(
+        torch.equal(data.condition(split).label, data.labels[split])
+        for split in ("train", "val", "test")
+    )
+    assert image_data(tiny_root).condition("train") is UNCONDITIONAL
+    # the row of the bar, 3 + 2.4 label
+    brightest = data.images["train"].float().mean(-1)[:, 0].argmax(-1)
     assert ((brightest - 3 - 2.4 * data.labels["train"]).abs() < 1).all()
 
 
-def test_binarisation(tiny_root: Path) -> None:
-    grey, threshold, fixed, dynamic = (
-        image_data(tiny_root, binarization=kind).images for kind in ("none", "threshold", "fixed", "dynamic")
+def test_binarization(tiny_root: Path) -> None:
+    gray, threshold, fixed, dynamic = (
+        image_data(tiny_root, binarization=kind).images
+        for kind in ("none", "threshold", "fixed", "dynamic")
     )
-    assert torch.equal(threshold["train"], (grey["train"] / 255 > 0.5).to(torch.uint8) * 255)
+    assert torch.equal(threshold["train"], (gray["train"] / 255 > 0.5).to(torch.uint8) * 255)
     assert set(fixed["train"].unique().tolist()) == {0, 255}
     assert torch.equal(fixed["test"], dynamic["test"])
-    assert torch.equal(grey["train"], dynamic["train"])
-    probabilities = grey["test"].double() / 255
-    draws = torch.stack([binarize(grey["test"], number).double() / 255 for number in range(50)])
+    assert torch.equal(gray["train"], dynamic["train"])
+    probabilities = gray["test"].double() / 255
+    draws = torch.stack([binarize(gray["test"], number).double() / 255 for number in range(50)])
     error = (draws.mean() - probabilities.mean()).abs()
     assert error < 5 * (probabilities * (1 - probabilities)).mean().sqrt() / draws.numel() ** 0.5
 
@@ -131,7 +157,9 @@ def test_binarisation(tiny_root: Path) -> None:
         ({"batch_size": 501}, r"data.batch_size=501: must be 1 to 500 for mnist"),
     ],
 )
-def test_sizes_that_do_not_fit_are_refused(tiny_root: Path, changes: dict[str, object], message: str) -> None:
+def test_sizes_that_do_not_fit_are_refused(
+    tiny_root: Path, changes: dict[str, object], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         image_data(tiny_root, **changes)
 
@@ -141,7 +169,9 @@ def test_damaged_files_are_refused(tmp_path: Path, tiny_root: Path) -> None:
     raw.mkdir(parents=True)
     for file in (tiny_root / "MNIST" / "raw").iterdir():
         content = file.read_bytes()
-        (raw / file.name).write_bytes(content[: len(content) // 2] if "train-images" in file.name else content)
+        (raw / file.name).write_bytes(
+            content[: len(content) // 2] if "train-images" in file.name else content
+        )
     with pytest.raises(ValueError, match=r"data.root=.*damaged"):
         image_data(tmp_path)
 
@@ -156,7 +186,9 @@ def mirror(tmp_path: Path) -> Iterator[tuple[str, Path, list[str]]]:
         def log_message(self, *_: object) -> None:
             asked.append(self.path)
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder)) as server:
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Handler, directory=folder)
+    ) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/", folder, asked
         server.shutdown()
@@ -171,13 +203,19 @@ def archives(folder: Path) -> list[tuple[str, str]]:
     return resources
 
 
-def test_download_passes_over_bad_mirrors_and_fetches_once(mirror: tuple[str, Path, list[str]], tmp_path: Path) -> None:
+def test_a_download_skips_bad_mirrors_and_fetches_once(
+    mirror: tuple[str, Path, list[str]], tmp_path: Path
+) -> None:
     address, folder, asked = mirror
-    kind = type("Kind", (), {"mirrors": [address + "missing/", address + "wrong/"], "resources": archives(folder)})
+    kind = type(
+        "Kind",
+        (),
+        {"mirrors": [address + "missing/", address + "wrong/"], "resources": archives(folder)},
+    )
     (folder / "wrong").mkdir()
     for name, _ in kind.resources:
         (folder / "wrong" / name).write_bytes(b"not the file")
-    with ThreadPoolExecutor(4) as pool:  # four at a time, as parallel jobs would
+    with ThreadPoolExecutor(4) as pool:  # four at a time, as in parallel jobs
         list(pool.map(lambda _: ensure_files(kind, tmp_path / "data", [address]), range(4)))
     raw = tmp_path / "data" / "Kind" / "raw"
     assert (raw / "images").read_bytes() == b"images.gz" * 1000
@@ -188,9 +226,13 @@ def test_download_passes_over_bad_mirrors_and_fetches_once(mirror: tuple[str, Pa
     assert asked == []
 
 
-def test_download_that_no_mirror_gives_leaves_no_file(mirror: tuple[str, Path, list[str]], tmp_path: Path) -> None:
+def test_a_download_that_no_mirror_provides_leaves_no_file(
+    mirror: tuple[str, Path, list[str]], tmp_path: Path
+) -> None:
     address, folder, _ = mirror
-    kind = type("Kind", (), {"mirrors": [address], "resources": [(archives(folder)[0][0], "0" * 32)]})
+    kind = type(
+        "Kind", (), {"mirrors": [address], "resources": [(archives(folder)[0][0], "0" * 32)]}
+    )
     with pytest.raises(OSError, match="wrong checksum"):
         ensure_files(kind, tmp_path / "data")
     assert [path.name for path in (tmp_path / "data" / "Kind" / "raw").iterdir()] == [".lock"]

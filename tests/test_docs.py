@@ -1,44 +1,93 @@
-"""What the documents promise is there: functions, tests, options, and a user's own network by the README's words."""
+"""The documents are true: functions, tests, links, commands, and the extensions of extend.md."""
 
+import ast
 import re
 import shlex
 from pathlib import Path
 
 import pytest
-from conftest import Command
+import yaml
 
-from vae_lightning.cli import compose
-from vae_lightning.config import check_keys
+from helpers import Command
+from vae_lightning.config.compose import compose
+from vae_lightning.config.options import check
 
 ROOT = Path(__file__).parent.parent
-LINK = re.compile(r"\[`([\w.]+)`\]\(\.\./([\w/.]+)\)")
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "outputs" / "README.md"])
+NAMED_LINK = re.compile(r"\[`([\w.]+)`\]\(\.\./([\w/.]+)\)")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+COMMAND = re.compile(r"python -m vae_lightning\.(\w+) ?([^\n`#]*)")
 
 
-@pytest.mark.parametrize(("name", "file"), sorted(set(LINK.findall((ROOT / "docs" / "derivation.md").read_text()))))
+def anchors(page: str) -> set[str]:
+    """The anchors of the headings of a Markdown page."""
+    headings = re.findall(r"^#+ (.*)$", page, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize(
+    ("name", "file"), sorted(set(NAMED_LINK.findall((ROOT / "docs" / "derivation.md").read_text())))
+)
 def test_every_function_and_test_of_the_derivation_exists(name: str, file: str) -> None:
     text = (ROOT / file).read_text()
     for part in name.split("."):
         assert re.search(rf"^\s*(def|class) {part}\b", text, re.MULTILINE), f"{file} has no {part}"
 
 
-def test_every_command_of_the_readme_composes() -> None:
-    commands = re.findall(r"python -m vae_lightning.train ([^\n`#]*)", (ROOT / "README.md").read_text())
-    assert len(commands) > 8
-    for command in commands:
-        words = shlex.split(command)
-        if "-m" in words or "--config-dir" in words or "--help" in words or "resume=RUN" in words or "…" in words:
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
+    for target in LINK.findall(page.read_text()):
+        if target.startswith("http"):
             continue
-        check_keys(compose("config", words))
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file.read_text()), target
 
 
-def test_a_users_own_network_works_by_the_readmes_words(train: Command, tiny_root: Path, tmp_path: Path) -> None:
-    text = (ROOT / "README.md").read_text()
-    code, yaml = (re.search(rf"```{kind}\n(.*?)```", text, re.DOTALL).group(1) for kind in ("python", "yaml"))
-    (tmp_path / "mine.py").write_text(re.sub(r"^   ", "", code, flags=re.MULTILINE))
-    (tmp_path / "my_conf" / "model").mkdir(parents=True)
-    (tmp_path / "my_conf" / "model" / "wide.yaml").write_text(re.sub(r"^   ", "", yaml, flags=re.MULTILINE))
-    small = ("model.width=10", "data.val_size=100", "trainer.max_epochs=1")
-    result = train("--config-dir", "my_conf", "model=wide", *small, cwd=tmp_path, data=tiny_root)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_composes(page: Path) -> None:
+    for name, text in COMMAND.findall(page.read_text()):
+        words = [word for word in shlex.split(text) if not word.startswith("resume=")]
+        if name == "config" or {"--config-dir", "--help", "objective=renyi", "..."} & set(words):
+            continue
+        if words[:1] == ["-m"]:  # the first job of the sweep
+            words = [word.split(",")[0] for word in words[1:]]
+        if name == "train":
+            check(compose("config", words))
+        else:
+            compose(name, words)
+
+
+def test_the_readme_has_at_most_120_lines() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 120
+
+
+def test_the_python_and_yaml_of_the_contribution_guide_parse() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    for code in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        ast.parse(code)
+    (node,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    assert yaml.safe_load(node)["_target_"] == "vae_lightning.objectives.Renyi"
+
+
+@pytest.mark.slow
+def test_a_users_own_network_objective_and_data_work_by_the_words_of_extend(
+    train: Command, tmp_path: Path
+) -> None:
+    text = (ROOT / "docs" / "extend.md").read_text()
+    codes, nodes = (
+        re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL) for kind in ("python", "yaml")
+    )
+    (tmp_path / "mine.py").write_text("\n".join(codes))
+    files = re.findall(r"`my_conf/(\w+/\w+\.yaml)`", text)
+    for file, node in zip(files, nodes, strict=True):
+        (tmp_path / "my_conf" / file).parent.mkdir(parents=True)
+        (tmp_path / "my_conf" / file).write_text(node)
+    choices = ("model=wide", "objective=free_nats", "data=stripes")
+    small = ("model.width=10", "trainer.max_epochs=1")
+    result = train("--config-dir", "my_conf", *choices, *small, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     (run,) = tmp_path.glob("outputs/*/*")
-    assert "mine.WideEncoder" in (run / ".hydra" / "config.yaml").read_text()
+    config = (run / ".hydra" / "config.yaml").read_text()
+    assert all(name in config for name in ("mine.WideEncoder", "mine.FreeNats", "mine.Stripes"))

@@ -10,20 +10,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Command
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import distributions
 
-from vae_lightning import evaluation, ppca
-from vae_lightning.cli import compose
-from vae_lightning.loading import load
-from vae_lightning.module import VAE
-from vae_lightning.trainers import build_data, build_module
+from helpers import Command
+from vae_lightning.config.compose import compose
+from vae_lightning.evaluation import batches, latents, likelihood, ppca
+from vae_lightning.networks import UNCONDITIONAL
+from vae_lightning.runs.load import load_run as load
+from vae_lightning.training.assembly import build_data, build_module
+from vae_lightning.training.module import VAE
 
 
 def linear(root: Path) -> tuple[VAE, torch.Tensor, torch.Tensor]:
-    """A linear model at the optimum of its data, test images (B, 1, 28, 28) and their exact log p(x), all float64."""
-    cfg = compose("config", ["experiment=ppca", "model.latent_dim=2", f"data.root={root}", "data.batch_size=100"])
+    """A linear model at the optimum of its data, 40 test images and their exact log p(x).
+
+    All are float64, and the images have shape (40, 1, 28, 28).
+    """
+    cfg = compose(
+        "config",
+        ["experiment=ppca", "model.latent_dim=2", f"data.root={root}", "data.batch_size=100"],
+    )
     cfg.trust = True
     data, module = build_data(cfg), build_module(cfg).double().eval()
     best = ppca.optimum(data.images["train"], 2)
@@ -44,7 +51,7 @@ def linear(root: Path) -> tuple[VAE, torch.Tensor, torch.Tensor]:
 
 def test_the_exact_posterior_gives_log_p_of_a_linear_model_with_one_sample(tiny_root: Path) -> None:
     module, x, exact = linear(tiny_root)
-    found = evaluation.log_likelihood(module, x, torch.arange(40), samples=1)
+    found = likelihood.log_likelihood(module, x, torch.arange(40), samples=1)
     torch.testing.assert_close(found, exact, rtol=0, atol=1e-4)  # the noise is float32
 
 
@@ -52,7 +59,10 @@ def test_importance_sampling_comes_to_log_p_under_another_posterior(tiny_root: P
     module, x, exact = linear(tiny_root)
     with torch.no_grad():
         module.encoder.raw_std.add_(0.5)
-    few, many = (evaluation.log_likelihood(module, x, torch.arange(40), samples) - exact for samples in (2, 4000))
+    few, many = (
+        likelihood.log_likelihood(module, x, torch.arange(40), samples) - exact
+        for samples in (2, 4000)
+    )
     assert many.abs().mean() < few.abs().mean() / 10
     # E[w] = p(x): the mean of w/p - 1 over the images is zero within its standard error
     ratio = many.exp() - 1
@@ -61,57 +71,72 @@ def test_importance_sampling_comes_to_log_p_under_another_posterior(tiny_root: P
 
 def test_one_sample_is_the_elbo_of_the_same_noise(tiny_root: Path) -> None:
     module, x, _ = linear(tiny_root)
-    noise = evaluation.image_noise(torch.arange(40), 1, 2, 0).double()
+    noise = likelihood.image_noise(torch.arange(40), 1, 2, 0).double()
     with torch.no_grad():
         terms = module(x, noise)
     expected = terms.log_p - terms.log_q - terms.recon - 784 / 2 * math.log(math.pi)
-    torch.testing.assert_close(evaluation.log_likelihood(module, x, torch.arange(40), 1), expected[0])
+    torch.testing.assert_close(
+        likelihood.log_likelihood(module, x, torch.arange(40), 1), expected[0]
+    )
 
 
 def test_the_value_does_not_depend_on_batches_or_chunks(tiny_root: Path) -> None:
     module, x, _ = linear(tiny_root)
     index = torch.arange(40)
-    whole = evaluation.log_likelihood(module, x, index, samples=700)
+    whole = likelihood.log_likelihood(module, x, index, samples=700)
     for rows, size in ((40, 40), (7, 3), (10**6, 11)):
-        parts = [evaluation.log_likelihood(module, x[part], part, samples=700, rows=rows) for part in index.split(size)]
+        parts = [
+            likelihood.log_likelihood(module, x[part], part, samples=700, rows=rows)
+            for part in index.split(size)
+        ]
         torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-12, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler is installed here")
 def test_a_graph_gives_the_same_value(tiny_root: Path) -> None:
     module, x, _ = linear(tiny_root)
-    x, index = x.repeat(3, 1, 1, 1)[: evaluation.BATCH], torch.arange(evaluation.BATCH)
-    graph, calls = evaluation.compiled(module, x, ()), []
+    x, index = x.repeat(3, 1, 1, 1)[: batches.BATCH], torch.arange(batches.BATCH)
+    graph, calls = likelihood.compiled(module, x, UNCONDITIONAL), []
 
     def counted(*inputs: torch.Tensor) -> Sequence[torch.Tensor]:
         calls.append(len(inputs[1]))
         return graph(*inputs)
 
-    found = evaluation.log_likelihood(module, x, index, samples=110, graph=counted)
-    assert calls == [25, 25, 25, 25]  # the last ten are not for it
-    torch.testing.assert_close(found, evaluation.log_likelihood(module, x, index, samples=110), rtol=1e-12, atol=1e-9)
+    found = likelihood.log_likelihood(module, x, index, samples=110, graph=counted)
+    assert calls == [25, 25, 25, 25]  # not for the last ten samples
+    torch.testing.assert_close(
+        found, likelihood.log_likelihood(module, x, index, samples=110), rtol=1e-12, atol=1e-9
+    )
 
 
-def test_a_model_without_a_graph_is_named(tiny_root: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_model_without_a_graph_is_named(
+    tiny_root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     class Looking(torch.nn.Module):
         def forward(self, z: torch.Tensor) -> torch.Tensor:
             return network(z if float(z.mean()) < 1e9 else 2 * z)
 
     module, x, _ = linear(tiny_root)
     network, module.decoder.network = module.decoder.network, Looking()
-    assert evaluation.compiled(module, x, ()) is None
+    assert likelihood.compiled(module, x, UNCONDITIONAL) is None
     assert caplog.text.count("compile: the log-likelihood is not compiled: ") == 1
 
 
 def test_active_units_are_counted() -> None:
     means = torch.randn(1000, 5) * torch.tensor([1.0, 0.2, 0.05, 0.0, 2.0])
-    assert evaluation.active_units(means) == 3
+    assert latents.active_units(means) == 3
 
 
 @pytest.fixture(scope="module")
 def finished(train: Command, tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
-    overrides = ("model.latent_dim=3", "model.hidden_dims=[16]", "data.val_size=100", "trainer.max_epochs=2")
+    overrides = (
+        "model.latent_dim=3",
+        "model.hidden_dims=[16]",
+        "data.val_size=100",
+        "trainer.max_epochs=2",
+    )
     result = train(*overrides, "hydra.run.dir=run", cwd=folder, data=tiny_root)
     assert result.returncode == 0, result.stderr
     return folder / "run"
@@ -122,6 +147,7 @@ def evaluate(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_evaluate_writes_what_it_found(finished: Path) -> None:
     result = evaluate(f"run={finished}", "samples=50", "compile=true", cwd=finished.parent)
     assert result.returncode == 0, result.stderr
@@ -139,6 +165,7 @@ def test_evaluate_writes_what_it_found(finished: Path) -> None:
     assert not (finished.parent / "outputs").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_be_read_is_one_line_and_exit_2(finished: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged"
     shutil.copytree(finished, damaged)
@@ -146,9 +173,12 @@ def test_a_run_that_cannot_be_read_is_one_line_and_exit_2(finished: Path, tmp_pa
     (damaged / "checkpoints" / "best.ckpt").write_bytes(content[: len(content) // 2])
     result = evaluate(f"run={damaged}", cwd=tmp_path)
     assert result.returncode == 2
-    assert result.stderr.strip() == f"error: run={damaged}: best.ckpt is damaged; the other one is checkpoint=last"
+    message = f"error: run={damaged}: best.ckpt is damaged; try checkpoint=last"
+    assert result.stderr.strip() == message
     (damaged / "checkpoints" / "last.ckpt").unlink()
-    with pytest.raises(ValueError, match=r"must have last.ckpt, which is written when the first epoch is done"):
+    with pytest.raises(
+        ValueError, match=r"must have last.ckpt, which is written at the end of the first epoch"
+    ):
         load(damaged, checkpoint="last")
     with pytest.raises(ValueError, match="must be a run folder"):
         load(tmp_path)
@@ -159,6 +189,7 @@ def test_a_run_that_cannot_be_read_is_one_line_and_exit_2(finished: Path, tmp_pa
         load(damaged)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

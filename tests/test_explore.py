@@ -1,4 +1,4 @@
-"""The page of the explore command: every decoder gives PyTorch's pixels in a real browser, and a hand moves them."""
+"""The page of explore, in a real browser: every decoder gives PyTorch's pixels and can be moved."""
 
 import json
 import re
@@ -9,39 +9,40 @@ from pathlib import Path
 
 import pytest
 import torch
-from browser import Browser
-from tiny import tiny, tiny_model
 from torch import Tensor, nn
 
+from browser import Browser
+from helpers import tiny, tiny_model
 from vae_lightning import explore
-from vae_lightning import runs as folder
-from vae_lightning.cli import compose
+from vae_lightning.config.compose import compose
 from vae_lightning.distributions import SquaredErrorLikelihood
 from vae_lightning.explorer import translate as translation
-from vae_lightning.explorer.encoded import encode, information
+from vae_lightning.explorer.encoded import encode
 from vae_lightning.explorer.page import decoder_content
 from vae_lightning.explorer.translate import translate
-from vae_lightning.loading import load
-from vae_lightning.trainers import build_module
+from vae_lightning.networks import UNCONDITIONAL, Condition
+from vae_lightning.runs.load import load_run
+from vae_lightning.storage import run_folder as folder
+from vae_lightning.training.assembly import build_module
 
 PIXEL = 1e-3  # how far a decoded pixel may be from PyTorch's
 READY = "typeof difference === 'number'"  # the page has compared itself with PyTorch
 
 
 def untrained(run: Path, *overrides: str) -> Path:
-    """A run folder as training leaves it, with weights far from nothing."""
+    """A run folder as training leaves it, with large weights."""
     cfg = compose("config", ["data=digits", "model.hidden_dims=[30]", *overrides])
     folder.write_config(run, cfg)
     folder.write_overrides(run, cfg, [])
     (run / "checkpoints").mkdir()
     module = lively(build_module(cfg))
     torch.save({"state_dict": module.state_dict(), "global_step": 0}, run / folder.BEST)
-    folder.set_status(run, "finished")
+    folder.write_status(run, "finished")
     return run
 
 
 def lively(module: nn.Module) -> nn.Module:
-    """The module with larger weights, so that pixels depend on z and are not all about 1/2."""
+    """The module with larger weights, so that the pixels depend on z and are not all near 1/2."""
     with torch.no_grad():
         for parameter in module.decoder.network.parameters():
             parameter.mul_(4)
@@ -60,8 +61,10 @@ def command(*overrides: str, monkeypatch: pytest.MonkeyPatch) -> int:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three latents, the networks are told the label."""
-    return untrained(tmp_path_factory.mktemp("runs") / "run", "model.latent_dim=3", "model.conditional=true")
+    """A conditional model with three latent dimensions."""
+    return untrained(
+        tmp_path_factory.mktemp("runs") / "run", "model.latent_dim=3", "model.conditional=true"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -73,13 +76,29 @@ def page(run: Path) -> Path:
 
 DECODERS = [
     *(("likelihood=squared_error", f"model={model}") for model in ("linear", "conv", "resnet")),
-    *(("model=mlp", f"model.activation={name}", "model.hidden_dims=[9,7]") for name in ("relu", "tanh", "silu")),
-    *((f"model={model}", "model.conditional=true", "likelihood=bernoulli") for model in ("mlp", "conv", "resnet")),
+    *(
+        ("model=mlp", f"model.activation={name}", "model.hidden_dims=[9,7]")
+        for name in ("relu", "tanh", "silu")
+    ),
+    *(
+        (f"model={model}", "model.conditional=true", "likelihood=bernoulli")
+        for model in ("mlp", "conv", "resnet")
+    ),
     ("likelihood=squared_error", "likelihood.mean_activation=identity"),
-    *(("likelihood=gaussian", f"likelihood.std={kind}") for kind in ("0.3", "learned", "optimal", "per_pixel")),
+    *(
+        ("likelihood=gaussian", f"likelihood.std={kind}")
+        for kind in ("0.3", "learned", "optimal", "per_pixel")
+    ),
     ("likelihood=laplace", "likelihood.scale=per_pixel", "model=conv"),
-    *(("likelihood=discretized_logistic", f"likelihood.scale={kind}") for kind in ("0.002", "0.5", "learned")),
-    ("likelihood=discretized_logistic", "likelihood.scale=per_pixel", "likelihood.mean_activation=identity"),
+    *(
+        ("likelihood=discretized_logistic", f"likelihood.scale={kind}")
+        for kind in ("0.002", "0.5", "learned")
+    ),
+    (
+        "likelihood=discretized_logistic",
+        "likelihood.scale=per_pixel",
+        "likelihood.mean_activation=identity",
+    ),
     ("likelihood=bernoulli", "likelihood.data_bias=true"),
     ("likelihood=continuous_bernoulli",),
     ("posterior=flow", "prior=flow", "model.latent_dim=5"),
@@ -87,7 +106,7 @@ DECODERS = [
 
 
 class OwnDecoder(nn.Module):
-    """A user's network, of layers that the page knows, joined in ways of its own."""
+    """A user's network of supported layers."""
 
     def __init__(self, outputs: int) -> None:
         super().__init__()
@@ -111,56 +130,69 @@ def own() -> nn.Module:
     return SquaredErrorLikelihood(lambda _: network).eval()
 
 
-def assert_same_pixels(browser: Browser, likelihood: nn.Module, latents: int, labels: bool) -> None:
+def assert_same_pixels(
+    browser: Browser, likelihood: nn.Module, latents: int, conditional: bool
+) -> None:
     """Decodes z in the page and by PyTorch."""
     ops, classes = translate(likelihood, latents)
+    assert bool(classes) == conditional
     content = json.dumps(decoder_content(ops))
-    browser.js(
-        f"{{ const c = {content}; globalThis.d = makeDecoder(c.ops, floats(c.weights), {latents}, {classes}); }} 0"
-    )
+    decoder = f"makeDecoder(c.ops, floats(c.weights), {latents}, {classes})"
+    browser.js(f"{{ const c = {content}; globalThis.d = {decoder}; }} 0")
     z = 2 * torch.randn(6, latents, generator=torch.Generator().manual_seed(0))
     label = torch.arange(6) % 3
+    condition = Condition(label) if conditional else UNCONDITIONAL
     with torch.no_grad():
-        expected = likelihood(z.unsqueeze(0), *([label] if labels else [])).mean[0].flatten(1)
+        expected = likelihood(z.unsqueeze(0), condition).mean[0].flatten(1)
     found = [
-        browser.js(f"Array.from(d({row}, {number}))") for row, number in zip(z.tolist(), label.tolist(), strict=True)
+        browser.js(f"Array.from(d({row}, {number}))")
+        for row, number in zip(z.tolist(), label.tolist(), strict=True)
     ]
-    assert expected.std(0).max() > 0.02, "the test would see nothing"
+    assert expected.std(0).max() > 0.02, "the pixels do not depend on z"
     assert float((torch.tensor(found) - expected).abs().max()) < PIXEL / 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choices", DECODERS, ids=lambda choices: " ".join(choices))
-def test_the_page_decodes_as_pytorch(choices: tuple[str, ...], page: Path, browser: Browser) -> None:
+def test_the_page_decodes_as_pytorch(
+    choices: tuple[str, ...], page: Path, browser: Browser
+) -> None:
     cfg = tiny(*choices)
     model, _, condition = tiny_model(cfg)
+    conditional = condition.label is not None
     if browser.js("location.protocol") != "file:":
         browser.open(page.as_uri(), READY)
-    assert_same_pixels(browser, lively(model).decoder.eval(), model.latent_dim, bool(condition))
+    assert_same_pixels(browser, lively(model).decoder.eval(), model.latent_dim, conditional)
 
 
+@pytest.mark.slow
 def test_the_page_decodes_a_users_network(page: Path, browser: Browser) -> None:
     browser.open(page.as_uri(), READY)
-    assert_same_pixels(browser, own(), 2, labels=False)
+    assert_same_pixels(browser, own(), 2, conditional=False)
 
 
-def test_a_hand_moves_the_digit_and_drops_onto_images(run: Path, page: Path, browser: Browser) -> None:
-    module, data = load(run)[1:3]
-    encoded = encode(module, data, 60)
+@pytest.mark.slow
+def test_a_hand_moves_the_digit_and_drops_onto_images(
+    run: Path, page: Path, browser: Browser
+) -> None:
+    loaded = load_run(run)
+    module = loaded.module
+    encoded = encode(module, loaded.data, 60)
     browser.open(page.as_uri(), READY)
     assert browser.js("difference") < PIXEL
     assert browser.js("ranked") == encoded.information.argsort(descending=True).tolist()
 
     def pixels() -> list[int]:
         """Of the canvas."""
-        return browser.js(
-            "Array.from(decoded.getContext('2d').getImageData(0, 0, 28, 28).data).filter((_, i) => i % 4 == 0)"
-        )
+        image = "decoded.getContext('2d').getImageData(0, 0, 28, 28).data"
+        return browser.js(f"Array.from({image}).filter((_, i) => i % 4 == 0)")
 
     def decoded() -> list[int]:
         """By PyTorch, of the page's own z and label."""
         z, label = browser.js("[Array.from(state.z), state.label]")
         with torch.no_grad():
-            return (module.decoder(torch.tensor([[z]]), torch.tensor([label])).mean * 255).flatten()
+            pixels = module.decoder(torch.tensor([[z]]), Condition(torch.tensor([label])))
+            return (pixels.mean * 255).flatten()
 
     def settled() -> list[int]:
         browser.until("!waiting && !state.flight")
@@ -183,15 +215,23 @@ def test_a_hand_moves_the_digit_and_drops_onto_images(run: Path, page: Path, bro
     browser.mouse("Released", left + 0.9 * side, top + 0.4 * up)
     assert len({tuple(image) for image in [first, *dragged]}) == 5
 
-    number = int((encoded.mean - encoded.mean.mean(0)).norm(dim=1).argmax())  # lies apart from the others
+    number = int(
+        (encoded.mean - encoded.mean.mean(0)).norm(dim=1).argmax()
+    )  # lies apart from the others
     x, y = browser.js(f"plane.where({number})")
     for kind, buttons in (("Pressed", 1), ("Released", 0)):
         browser.mouse(kind, left + x, top + y, buttons)
     settled()
     picked = browser.js("state.picked")
-    assert torch.allclose(torch.tensor(browser.js("Array.from(state.z)")), encoded.mean[picked], atol=1e-5)
+    assert torch.allclose(
+        torch.tensor(browser.js("Array.from(state.z)")), encoded.mean[picked], atol=1e-5
+    )
     shown = browser.js("[...terms.querySelectorAll('output')].map((output) => output.textContent)")
-    expected = [encoded.recon[picked], encoded.kl[picked], encoded.recon[picked] + encoded.kl[picked]]
+    expected = [
+        encoded.recon[picked],
+        encoded.kl[picked],
+        encoded.recon[picked] + encoded.kl[picked],
+    ]
     assert [float(text.replace("\u2212", "-")) for text in shown] == pytest.approx(
         [float(v) for v in expected], abs=0.011
     )
@@ -202,9 +242,8 @@ def test_a_hand_moves_the_digit_and_drops_onto_images(run: Path, page: Path, bro
     browser.key("ArrowLeft")
     settled()
     assert browser.js("state.z[plane.axes[0]]") < at
-    browser.js(
-        "{ const s = document.querySelector('.slider input'); s.value = 1; s.dispatchEvent(new Event('input')); } 0"
-    )
+    slider = "const s = document.querySelector('.slider input')"
+    browser.js(f"{{ {slider}; s.value = 1; s.dispatchEvent(new Event('input')); }} 0")
     settled()
     assert browser.js("state.z[ranked[2]]") == pytest.approx(1, abs=0.05)
     before = pixels()
@@ -219,30 +258,31 @@ def test_a_hand_moves_the_digit_and_drops_onto_images(run: Path, page: Path, bro
 
 def test_the_page_is_whole_by_itself(page: Path) -> None:
     text = page.read_text()
-    assert not re.findall(r"https?:|//[a-z]+\.|\bfetch\(|XMLHttpRequest|WebSocket|import\(|@import|\bsrc=|url\(", text)
+    assert not re.findall(
+        r"https?:|//[a-z]+\.|\bfetch\(|XMLHttpRequest|WebSocket|import\(|@import|\bsrc=|url\(", text
+    )
     assert re.findall(r'href="([^"]*)"', text) == ["data:,"]
     assert "default-src 'none'" in text
     assert "[[" not in text.split('id="content"')[0]
     assert "<title>digits, MLP 784-30-3, squared error</title>" in text
 
 
-def test_strings_of_a_run_stay_strings(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strings_of_a_run_stay_strings(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hostile = tmp_path / "run"
     shutil.copytree(run, hostile)
     config = hostile / ".hydra" / "config.yaml"
-    config.write_text(config.read_text().replace("name: digits", "name: </script><script>alert(1)</script>[[STYLE]]"))
+    config.write_text(
+        config.read_text().replace(
+            "name: digits", "name: </script><script>alert(1)</script>[[STYLE]]"
+        )
+    )
     assert command(f"run={hostile}", "images=5", monkeypatch=monkeypatch) == 0
     text = (hostile / "pictures" / "explore.html").read_text()
     assert "<script>alert" not in text
     assert text.count("</script>") == 2
     assert text.count("color-scheme: light dark") == 1
-
-
-def test_the_most_informative_dimension_is_the_one_that_tells_most() -> None:
-    mean, std = torch.randn(500, 3) * torch.tensor([0.1, 2.0, 1.0]), torch.tensor([0.99, 0.1, 0.5]).expand(500, 3)
-    for standard in (True, False):
-        assert information(mean, std, standard).argsort(descending=True).tolist() == [1, 2, 0]
-    assert float(information(torch.full((5, 1), 7.0), torch.ones(5, 1), standard=False)) == 0
 
 
 class Strange(nn.Sequential):
@@ -260,9 +300,13 @@ class Undecided(nn.Module):
     [
         (
             Strange(),
-            r"decoder layer network\.1 \(torch\.nn\.modules\.activation\.Hardtanh\): the page does not know it; ",
+            r"decoder layer network\.1 \(torch\.nn\.modules\.activation\.Hardtanh\): "
+            r"not supported by the page; ",
         ),
-        (Undecided(), r"decoder layer network \(test_explore\.Undecided\): torch\.fx cannot trace its forward"),
+        (
+            Undecided(),
+            r"decoder layer network \(test_explore\.Undecided\): torch\.fx cannot trace its forward",
+        ),
         (nn.Sequential(nn.Linear(2, 16), nn.GELU("tanh")), r"decoder layer network\.1 .*GELU"),
         (
             nn.Sequential(nn.Unflatten(-1, (2, 1, 1)), nn.Conv2d(2, 2, 1, groups=2)),
@@ -271,9 +315,9 @@ class Undecided(nn.Module):
     ],
 )
 def test_an_unknown_layer_is_named(network: nn.Module, message: str) -> None:
-    with pytest.raises(ValueError, match=message + ".*must be made of Linear") as error:
+    with pytest.raises(ValueError, match=message + ".*must consist of Linear") as error:
         translate(SquaredErrorLikelihood(lambda _: network).eval(), 2)
-    assert "train, evaluate and verify take any layer" in str(error.value)
+    assert "train, evaluate and verify support any layer" in str(error.value)
 
 
 def test_the_command_names_an_unknown_layer_in_one_line(
@@ -283,7 +327,9 @@ def test_the_command_names_an_unknown_layer_in_one_line(
     assert command(f"run={run}", f"output={tmp_path / 'a.html'}", monkeypatch=monkeypatch) == 2
     error = capsys.readouterr().err
     layer = "decoder layer network.0.1 (torch.nn.modules.activation.ReLU)"
-    assert error.startswith(f"error: run={run}: {layer}: the page does not know it; must be made of Linear, ")
+    assert error.startswith(
+        f"error: run={run}: {layer}: not supported by the page; must consist of Linear, "
+    )
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
@@ -303,13 +349,16 @@ def test_an_unknown_likelihood_is_named() -> None:
         ([], "run: must be given"),
         (["run=nowhere"], "run=nowhere: must be a run folder"),
         (["run=nowhere", "images=0"], "images=0: must be an integer >= 1"),
-        (["run=nowhere", "output=a.png"], "output=a.png: must end in .html"),
+        (["run=nowhere", "output=a.png"], "output=a.png: must be a file that ends in .html"),
         (["run=nowhere", "outptu=a.html"], "outptu: no such key; did you mean output?"),
-        (["run=nowhere", "checkpoint=first"], "run=nowhere: must be a run folder"),
+        (["run=nowhere", "checkpoint=first"], "checkpoint=first: must be best or last"),
     ],
 )
 def test_a_wrong_value_is_refused(
-    overrides: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    overrides: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert command(*overrides, monkeypatch=monkeypatch) == 2
     error = capsys.readouterr().err
@@ -317,6 +366,9 @@ def test_a_wrong_value_is_refused(
     assert error.count("\n") == 1
 
 
-def test_help_imports_nothing_heavy() -> None:
-    code = "import sys, vae_lightning.explore; print(*{'torch', 'lightning', 'matplotlib'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
+@pytest.mark.slow
+def test_the_command_imports_no_heavy_packages() -> None:
+    heavy = "{'torch', 'lightning', 'matplotlib'}"
+    code = f"import sys, vae_lightning.explore; print(*{heavy} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (result.returncode, result.stdout.strip()) == (0, ""), result.stderr

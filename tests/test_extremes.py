@@ -1,4 +1,7 @@
-"""Whatever a network says, in float32 and under bfloat16 autocast: finite values and gradients, float32 densities."""
+"""Extreme network outputs give finite values and gradients, in float32 and under bfloat16 autocast.
+
+Densities are always float32.
+"""
 
 import math
 from collections.abc import Iterator
@@ -35,7 +38,7 @@ def autocast(precision: str) -> AbstractContextManager:
 
 
 class Says(nn.Module):
-    """A network that says what it is told, in bfloat16 under autocast as a linear layer would."""
+    """A network with given outputs, in bfloat16 under autocast like those of a linear layer."""
 
     def __init__(self, outputs: Tensor, shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -47,7 +50,7 @@ class Says(nn.Module):
 
 
 class Drifting(nn.Module):
-    """Means and spreads that differ between images, for pseudo-inputs too."""
+    """A network whose outputs depend on the image, also for pseudo-inputs."""
 
     def __init__(self, outputs: Tensor) -> None:
         super().__init__()
@@ -64,11 +67,17 @@ def raw(std: float) -> float:
 
 
 def posterior_of(kind: str, latent_dim: int, mean: float, std: float) -> nn.Module:
-    rest = {"diagonal_normal": 0, "full_normal": latent_dim * (latent_dim - 1) // 2, "flow": 3}[kind]
+    rest = {"diagonal_normal": 0, "full_normal": latent_dim * (latent_dim - 1) // 2, "flow": 3}[
+        kind
+    ]
     lower = torch.full((rest,), min(std, 50.0))
-    outputs = torch.cat([torch.full((latent_dim,), mean), torch.full((latent_dim,), raw(std)), lower])
+    outputs = torch.cat(
+        [torch.full((latent_dim,), mean), torch.full((latent_dim,), raw(std)), lower]
+    )
     if kind == "flow":
-        return FlowPosterior(lambda _: Drifting(outputs), latent_dim, transforms=2, hidden_dims=[6], context=3)
+        return FlowPosterior(
+            lambda _: Drifting(outputs), latent_dim, transforms=2, hidden_dims=[6], context=3
+        )
     return {"diagonal_normal": DiagonalNormalPosterior, "full_normal": FullNormalPosterior}[kind](
         lambda _: Drifting(outputs), latent_dim
     )
@@ -97,20 +106,35 @@ def assert_finite_gradients(module: nn.Module) -> None:
     precision=PRECISIONS,
 )
 def test_every_posterior_with_every_prior_is_finite(
-    kind: str, mean: float, log_std: float, latent_dim: int, samples: int, images: int, precision: str
+    kind: str,
+    mean: float,
+    log_std: float,
+    latent_dim: int,
+    samples: int,
+    images: int,
+    precision: str,
 ) -> None:
     torch.manual_seed(0)
-    posterior, x = posterior_of(kind, latent_dim, mean, math.exp(log_std)), torch.rand(images, 1, 2, 2)
+    posterior, x = (
+        posterior_of(kind, latent_dim, mean, math.exp(log_std)),
+        torch.rand(images, 1, 2, 2),
+    )
     for prior in priors(latent_dim):
         if kind == "flow" and isinstance(prior, VampPrior):
             continue  # which check refuses
         posterior.zero_grad()
         with autocast(precision):
             q = posterior(x)
-            z = q.rsample(torch.randn(samples, images, latent_dim))
+            z = q.transform(torch.randn(samples, images, latent_dim))
             terms = Terms(z.new_zeros(samples, images), z, q, prior(posterior))
             constant = q.detach().log_prob(z)
-        for name, value in {"z": z, "q": terms.log_q, "p": terms.log_p, "kl": terms.kl, "constant": constant}.items():
+        for name, value in {
+            "z": z,
+            "q": terms.log_q,
+            "p": terms.log_p,
+            "kl": terms.kl,
+            "constant": constant,
+        }.items():
             assert value.dtype == torch.float32, name
             assert value.isfinite().all(), name
         (terms.kl.sum() + constant.sum() + terms.log_p.sum()).backward()
@@ -119,10 +143,20 @@ def test_every_posterior_with_every_prior_is_finite(
 
 
 @many
-@given(mean=st.floats(-50, 50), log_std=st.floats(math.log(1e-6), math.log(1e6)), precision=PRECISIONS)
-def test_objectives_about_the_aggregate_are_finite(mean: float, log_std: float, precision: str) -> None:
+@given(
+    mean=st.floats(-50, 50), log_std=st.floats(math.log(1e-6), math.log(1e6)), precision=PRECISIONS
+)
+def test_objectives_about_the_aggregate_are_finite(
+    mean: float, log_std: float, precision: str
+) -> None:
     torch.manual_seed(0)
-    objectives: list[Objective] = [TC(6.0), MMD(100.0, 0.5), IWAE(2, "dreg"), IWAE(2, "stl"), ELBO()]
+    objectives: list[Objective] = [
+        TC(6.0),
+        MMD(100.0, 0.5),
+        IWAE(2, "dreg"),
+        IWAE(2, "stl"),
+        ELBO(),
+    ]
     objectives[0].dataset_size.fill_(100)
     for kind in ("diagonal_normal", "full_normal"):
         posterior = posterior_of(kind, 2, mean, math.exp(log_std))
@@ -130,8 +164,10 @@ def test_objectives_about_the_aggregate_are_finite(mean: float, log_std: float, 
             posterior.zero_grad()
             with autocast(precision):
                 q = posterior(torch.rand(4, 1, 2, 2))
-                z = q.rsample(torch.randn(2, 4, 2))
-                loss = objective(Terms(z.square().sum(-1), z, q, StandardNormalPrior(2)(posterior)), 3)
+                z = q.transform(torch.randn(2, 4, 2))
+                loss = objective(
+                    Terms(z.square().sum(-1), z, q, StandardNormalPrior(2)(posterior)), 3
+                )
             assert loss.dtype == torch.float32
             assert loss.isfinite().all(), objective
             loss.mean().backward()
@@ -147,10 +183,16 @@ LIKELIHOODS = {
     "laplace fixed": lambda network, scale: LaplaceLikelihood(network, scale, "identity"),
     "laplace optimal": lambda network, _: LaplaceLikelihood(network, "optimal"),
     "laplace per_pixel": lambda network, _: LaplaceLikelihood(network, "per_pixel"),
-    "logistic fixed": lambda network, scale: DiscretizedLogisticLikelihood(network, scale, "identity"),
+    "logistic fixed": lambda network, scale: DiscretizedLogisticLikelihood(
+        network, scale, "identity"
+    ),
     "logistic learned": lambda network, _: DiscretizedLogisticLikelihood(network, "learned"),
-    "logistic per_pixel": lambda network, _: DiscretizedLogisticLikelihood(network, "per_pixel", "identity"),
-    "bernoulli": lambda network, _: BernoulliLikelihood(network, [1, 2, 2], grey=True, data_bias=True),
+    "logistic per_pixel": lambda network, _: DiscretizedLogisticLikelihood(
+        network, "per_pixel", "identity"
+    ),
+    "bernoulli": lambda network, _: BernoulliLikelihood(
+        network, [1, 2, 2], gray=True, data_bias=True
+    ),
     "continuous_bernoulli": lambda network, _: ContinuousBernoulliLikelihood(network, 1e-4),
 }
 
@@ -166,7 +208,13 @@ LIKELIHOODS = {
     precision=PRECISIONS,
 )
 def test_every_likelihood_is_finite(
-    name: str, output: float, second: float, log_scale: float, samples: int, images: int, precision: str
+    name: str,
+    output: float,
+    second: float,
+    log_scale: float,
+    samples: int,
+    images: int,
+    precision: str,
 ) -> None:
     def network(outputs: int) -> nn.Module:
         return Says(torch.tensor([output, second])[:outputs, None, None], (outputs, 2, 2))
@@ -174,7 +222,7 @@ def test_every_likelihood_is_finite(
     likelihood = LIKELIHOODS[name](network, math.exp(log_scale))
     with torch.no_grad():
         for key, parameter in likelihood.named_parameters():
-            if key == "raw_scale":
+            if key == "scale.raw":
                 parameter.fill_(second)
     x = torch.tensor([[[0.0, 1.0], [77 / 255, 254 / 255]]]).expand(images, 1, 2, 2)
     with autocast(precision):

@@ -1,4 +1,4 @@
-"""Likelihoods: scales that are fixed, learned or follow the residuals; supports; what a description says."""
+"""Likelihoods: the scales of their pixels, their supports and their descriptions."""
 
 import math
 
@@ -14,11 +14,11 @@ from vae_lightning.distributions import (
     LaplaceLikelihood,
     SquaredErrorLikelihood,
 )
-from vae_lightning.distributions.likelihood import SCALE_FLOOR
+from vae_lightning.distributions.scale import SCALE_FLOOR
 
 
 class Says(nn.Module):
-    """A network that returns the same numbers for every image, ``outputs`` of them for each of 2x2 pixels."""
+    """A network that returns the same numbers for every image and for each of its 2x2 pixels."""
 
     def __init__(self, *values: float) -> None:
         super().__init__()
@@ -29,16 +29,20 @@ class Says(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("kind", "power"), [(GaussianLikelihood, 2), (LaplaceLikelihood, 1)], ids=["gaussian", "laplace"]
+    ("kind", "power"),
+    [(GaussianLikelihood, 2), (LaplaceLikelihood, 1)],
+    ids=["gaussian", "laplace"],
 )
-def test_the_optimal_scale_is_that_of_the_residuals_and_moves_in_training_only(kind: type, power: int) -> None:
+def test_the_optimal_scale_is_that_of_the_residuals_and_moves_in_training_only(
+    kind: type, power: int
+) -> None:
     likelihood, z = kind(lambda _: Says(0.4), "optimal", "identity"), torch.zeros(2, 3, 5)
     x = torch.rand(3, 1, 2, 2, generator=torch.Generator().manual_seed(1))
-    start = likelihood.eval().state_dict()["moment"].clone()
+    start = likelihood.eval().state_dict()["scale.moment"].clone()
     likelihood(z).recon(x)
-    assert torch.equal(likelihood.moment, start)
+    assert torch.equal(likelihood.scale.moment, start)
     likelihood.train()(z)
-    assert torch.equal(likelihood.moment, start), "moved without having met an image"
+    assert torch.equal(likelihood.scale.moment, start), "moved without having met an image"
     for _ in range(1000):
         trained = likelihood(z).recon(x)
     best = (x - 0.4).abs().pow(power).mean().pow(1 / power)
@@ -48,35 +52,43 @@ def test_the_optimal_scale_is_that_of_the_residuals_and_moves_in_training_only(k
     torch.testing.assert_close(trained, pixels.recon(x), rtol=1e-5, atol=1e-5)
     for factor in (0.9, 1.1):
         assert kind.family(pixels.mean, factor * best).recon(x).mean() > pixels.recon(x).mean()
-    assert "moment" in likelihood.state_dict()
+    assert "scale.moment" in likelihood.state_dict()
 
 
 def test_an_optimal_scale_averages_batches_and_does_not_fall_below_its_floor() -> None:
-    likelihood, z = GaussianLikelihood(lambda _: Says(0.0), "optimal", "identity"), torch.zeros(1, 1, 5)
+    likelihood, z = (
+        GaussianLikelihood(lambda _: Says(0.0), "optimal", "identity"),
+        torch.zeros(1, 1, 5),
+    )
     for number in range(2000):
         likelihood(z).recon(torch.full((1, 1, 2, 2), 0.2 if number % 2 else 0.6))
-    assert float(likelihood(z).std) == pytest.approx(math.sqrt(0.2), rel=0.01)  # sqrt((0.04 + 0.36) / 2)
+    # sqrt((0.04 + 0.36) / 2)
+    assert float(likelihood(z).distribution.std) == pytest.approx(math.sqrt(0.2), rel=0.01)
     for _ in range(2000):
         likelihood(z).recon(torch.zeros(1, 1, 2, 2))
-    assert float(likelihood(z).std) == pytest.approx(SCALE_FLOOR)
+    assert float(likelihood(z).distribution.std) == pytest.approx(SCALE_FLOOR)
 
 
-@pytest.mark.parametrize("kind", [GaussianLikelihood, LaplaceLikelihood, DiscretizedLogisticLikelihood])
+@pytest.mark.parametrize(
+    "kind", [GaussianLikelihood, LaplaceLikelihood, DiscretizedLogisticLikelihood]
+)
 def test_scales_are_fixed_learned_or_per_pixel(kind: type) -> None:
     z = torch.zeros(2, 3, 5)
     name = "std" if kind is GaussianLikelihood else "scale"
     assert getattr(kind(lambda _: Says(0.4), 0.7)(z), name) == pytest.approx(0.7)
     learned = kind(lambda _: Says(0.4), "learned")
     learned(z).recon(torch.rand(3, 1, 2, 2)).sum().backward()
-    assert learned.raw_scale.grad.abs() > 0
+    assert learned.scale.raw.grad.abs() > 0
     with torch.no_grad():
-        learned.raw_scale.fill_(-1000)
+        learned.scale.raw.fill_(-1000)
     assert float(getattr(learned(z), name).detach()) == pytest.approx(SCALE_FLOOR)
-    colours = kind(lambda outputs: Says(*torch.arange(3.0 * outputs)), "per_pixel", "identity")(z)  # C = 3
-    location = colours.location if kind is DiscretizedLogisticLikelihood else colours.mean
+    colors = kind(lambda outputs: Says(*torch.arange(3.0 * outputs)), "per_pixel", "identity")(
+        z
+    )  # C = 3
+    location = colors.location if kind is DiscretizedLogisticLikelihood else colors.mean
     assert location[0, 0, :, 0, 0].tolist() == [0, 1, 2]
     expected = nn.functional.softplus(torch.tensor([3.0, 4, 5])) + SCALE_FLOOR
-    torch.testing.assert_close(getattr(colours, name)[1, 2, :, 1, 1], expected)
+    torch.testing.assert_close(getattr(colors, name)[1, 2, :, 1, 1], expected)
 
 
 @pytest.mark.parametrize(
@@ -86,46 +98,72 @@ def test_scales_are_fixed_learned_or_per_pixel(kind: type) -> None:
         (GaussianLikelihood(Says, 0.5), "gaussian, std 0.5"),
         (GaussianLikelihood(Says, "per_pixel"), "gaussian, std per pixel, at least 0.01"),
         (LaplaceLikelihood(Says, "optimal"), "laplace, scale optimal, at least 0.01"),
-        (DiscretizedLogisticLikelihood(Says, "learned"), "discretized logistic, scale learned, at least 0.01"),
+        (
+            DiscretizedLogisticLikelihood(Says, "learned"),
+            "discretized logistic, scale learned, at least 0.01",
+        ),
         (BernoulliLikelihood(Says, [1, 2, 2]), "bernoulli"),
-        (BernoulliLikelihood(Says, [1, 2, 2], grey=True), "grey cross-entropy"),
-        (ContinuousBernoulliLikelihood(Says, 1e-3), "continuous bernoulli, lambda in (0.001, 0.999)"),
+        (BernoulliLikelihood(Says, [1, 2, 2], gray=True), "gray cross-entropy"),
+        (
+            ContinuousBernoulliLikelihood(Says, 1e-3),
+            "continuous bernoulli, lambda in (0.001, 0.999)",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_description_names_what_the_value_depends_on(likelihood: nn.Module, description: str) -> None:
+def test_a_description_names_what_the_value_depends_on(
+    likelihood: nn.Module, description: str
+) -> None:
     assert likelihood.description == description
     assert likelihood.discrete == ("logistic" in description)
 
 
 @pytest.mark.parametrize("scale", [0, -1.0, math.inf, math.nan, "wild", True, None])
 def test_a_scale_that_is_none_is_refused_with_what_is_allowed(scale: object) -> None:
-    with pytest.raises(ValueError, match=r"^likelihood.std=.*: must be a finite number > 0 or one of learned, optimal"):
+    with pytest.raises(
+        ValueError,
+        match=r"^likelihood.std=.*: must be a finite number > 0 or one of learned, optimal",
+    ):
         GaussianLikelihood(Says, scale)
-    with pytest.raises(ValueError, match=r"^likelihood.scale=optimal: must be .* or one of learned, per_pixel$"):
+    with pytest.raises(
+        ValueError, match=r"^likelihood.scale=optimal: must be .* or one of learned, per_pixel$"
+    ):
         DiscretizedLogisticLikelihood(Says, "optimal")
 
 
 def test_lambda_stays_within_its_clip() -> None:
     for output in (-1e4, 1e4):
-        logits = ContinuousBernoulliLikelihood(lambda _, output=output: Says(output), 1e-3)(torch.zeros(1, 1, 5)).logits
-        assert float(logits.detach().sigmoid().flatten()[0]) == pytest.approx(0.001 if output < 0 else 0.999, rel=1e-4)
+        logits = ContinuousBernoulliLikelihood(lambda _, output=output: Says(output), 1e-3)(
+            torch.zeros(1, 1, 5)
+        ).logits
+        assert float(logits.detach().sigmoid().flatten()[0]) == pytest.approx(
+            0.001 if output < 0 else 0.999, rel=1e-4
+        )
     small = ContinuousBernoulliLikelihood(lambda _: Says(0.01), 1e-3)(torch.zeros(1, 1, 5)).logits
     torch.testing.assert_close(small, torch.full_like(small, 0.01), rtol=1e-5, atol=0)
 
 
-GREY, BINARY = torch.tensor([0, 100, 255], dtype=torch.uint8), torch.tensor([0, 255, 255], dtype=torch.uint8)
+GRAY, BINARY = (
+    torch.tensor([0, 100, 255], dtype=torch.uint8),
+    torch.tensor([0, 255, 255], dtype=torch.uint8),
+)
 
 
 @pytest.mark.parametrize("binarized", [True, False])
-@pytest.mark.parametrize("images", [GREY, BINARY], ids=["grey", "binary"])
-def test_pixels_outside_the_support_are_refused_with_the_option_that_fits(images: Tensor, binarized: bool) -> None:
+@pytest.mark.parametrize("images", [GRAY, BINARY], ids=["gray", "binary"])
+def test_pixels_outside_the_support_are_refused_with_the_option_that_fits(
+    images: Tensor, binarized: bool
+) -> None:
     images = images[:, None, None, None]
     binary = binarized or not (images == 100).any()
     likelihoods = {
-        "likelihood=bernoulli: grey pixels.*data.binarization=dynamic": BernoulliLikelihood(Says, [1, 1, 1]),
-        "likelihood.grey=true: must be false": BernoulliLikelihood(Says, [1, 1, 1], grey=True),
-        "likelihood=continuous_bernoulli: must be with grey": ContinuousBernoulliLikelihood(Says, 1e-4),
+        "likelihood=bernoulli: requires data.binarization=dynamic.*gray pixels": BernoulliLikelihood(
+            Says, [1, 1, 1]
+        ),
+        "likelihood.gray=true: must be false": BernoulliLikelihood(Says, [1, 1, 1], gray=True),
+        "likelihood=continuous_bernoulli: requires gray pixels": ContinuousBernoulliLikelihood(
+            Says, 1e-4
+        ),
     }
     for message, likelihood in likelihoods.items():
         if message.startswith("likelihood=bernoulli") == binary:

@@ -1,4 +1,4 @@
-"""Products of matrices in a compiled graph: those of float64, however the matrices lie in memory, on any threads."""
+"""Matrix products in a compiled graph agree with float64 for any memory layout and threads."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,14 +6,24 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vae_lightning import graphs, matmul
+from vae_lightning.compile import brgemm, graphs
 
 # M, K, N: those of the default model, single numbers and rows, more than one block of each side
 SHAPES = [
-    *((128, 784, 400), (128, 400, 40), (40, 128, 400), (128, 20, 784)),
-    *((1, 1, 1), (1, 6, 5), (7, 2, 1), (6, 1, 9), (33, 34, 35), (17, 1030, 65), (600, 14, 300), (300, 2050, 3)),
+    (128, 784, 400),
+    (128, 400, 40),
+    (40, 128, 400),
+    (128, 20, 784),
+    (1, 1, 1),
+    (1, 6, 5),
+    (7, 2, 1),
+    (6, 1, 9),
+    (33, 34, 35),
+    (17, 1030, 65),
+    (600, 14, 300),
+    (300, 2050, 3),
 ]
-# a matrix of a shape as a part of what ``make`` puts into memory by rows
+# each makes a matrix of a shape as a part of a contiguous one that ``make`` returns
 LAYOUTS: list[Callable[[Callable[[int, int], Tensor], int, int], Tensor]] = [
     lambda make, rows, columns: make(rows, columns),
     lambda make, rows, columns: make(columns, rows).T,
@@ -25,19 +35,24 @@ LAYOUTS: list[Callable[[Callable[[int, int], Tensor], int, int], Tensor]] = [
 
 
 def products(_: nn.Module) -> Callable[..., Sequence[Tensor]]:
-    """Each matrix times its neighbour, one times itself, one that is made for it, and one with a sum."""
+    """Each matrix times its neighbor, times itself, one made in the graph, and one with a sum."""
 
     def multiply(*matrices: Tensor) -> list[Tensor]:
         pairs = zip(matrices[::2], matrices[1::2], strict=True)
         first, second, *_ = matrices
         made = (first + 1).T
-        return [*(a @ b for a, b in pairs), first @ first.T, made @ made.T, torch.addmm(second[0], first, second)]
+        return [
+            *(a @ b for a, b in pairs),
+            first @ first.T,
+            made @ made.T,
+            torch.addmm(second[0], first, second),
+        ]
 
     return multiply
 
 
 def matrices(dtype: torch.dtype) -> list[Tensor]:
-    """Two of every shape, in layouts that take turns."""
+    """Two matrices of every shape, in alternating layouts."""
     generator = torch.Generator().manual_seed(0)
 
     def make(rows: int, columns: int) -> Tensor:
@@ -50,20 +65,25 @@ def matrices(dtype: torch.dtype) -> list[Tensor]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("threads", "dtype", "rounding"),
     [
-        *((1, torch.float32, 2e-6), (3, torch.float32, 2e-6)),
-        *((2, torch.bfloat16, 2**-8), (16, torch.bfloat16, 2**-8)),
+        (1, torch.float32, 2e-6),
+        (3, torch.float32, 2e-6),
+        (2, torch.bfloat16, 2**-8),
+        (16, torch.bfloat16, 2**-8),
     ],
     ids=str,
 )
-def test_products_in_a_graph_are_those_of_float64(threads: int, dtype: torch.dtype, rounding: float) -> None:
+def test_products_in_a_graph_agree_with_float64(
+    threads: int, dtype: torch.dtype, rounding: float
+) -> None:
     inputs, before = matrices(dtype), torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         graph = graphs.build(products, nn.Identity(), inputs)
-        found = [graph(*inputs) for _ in range(2)]  # the second call uses the memory of the first again
+        found = [graph(*inputs) for _ in range(2)]  # the second call reuses the memory
     finally:
         torch.set_num_threads(before)
     exact = products(nn.Identity())(*(matrix.double() for matrix in inputs))
@@ -80,10 +100,10 @@ def targets(inputs: Sequence[Tensor]) -> set[object]:
 
 
 def test_pytorch_multiplies_what_the_kernel_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, theirs = matmul.matmul._opoverload, torch.ops.aten.mm.default
+    ours, theirs = brgemm.matmul._opoverload, torch.ops.aten.mm.default
     pair = [torch.randn(3, 4), torch.randn(4, 5)]
     odd = [torch.randn(3, 5).bfloat16(), torch.randn(5, 6).bfloat16()]
-    available = bool(matmul.decompositions())
+    available = bool(brgemm.decompositions())
     assert (ours in targets(pair), theirs in targets(pair)) == (available, not available)
     assert theirs in targets(odd)
     assert theirs in targets([matrix.double() for matrix in pair])

@@ -1,4 +1,4 @@
-"""Networks and the LightningModule: gradients, one code path for every split, values that depend on nothing else."""
+"""Networks and the LightningModule: gradients, and values that do not depend on the batch size."""
 
 import copy
 from pathlib import Path
@@ -7,27 +7,24 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from vae_lightning import data as data_module
-from vae_lightning.cli import compose
-from vae_lightning.data import ImageData
-from vae_lightning.module import VAE
-from vae_lightning.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder, dense
-from vae_lightning.trainers import build_data, build_module, build_trainer
-
-
-def configured(root: Path, *overrides: str) -> DictConfig:
-    cfg = compose("config", [f"data.root={root}", "data.val_size=100", "accelerator=cpu", *overrides])
-    cfg.trust = True
-    return cfg
-
-
-def built(root: Path, *overrides: str) -> tuple[DictConfig, VAE, ImageData]:
-    cfg = configured(root, *overrides)
-    return cfg, build_module(cfg), build_data(cfg)
+from helpers import built, configured
+from vae_lightning.data import images as data_module
+from vae_lightning.data.images import ImageData
+from vae_lightning.networks import (
+    Condition,
+    ConvDecoder,
+    ConvEncoder,
+    MLPDecoder,
+    MLPEncoder,
+    dense,
+)
+from vae_lightning.training.assembly import build_module
+from vae_lightning.training.module import VAE
+from vae_lightning.training.trainer import build_tester
 
 
 def evaluated(cfg: DictConfig, module: VAE, data: ImageData) -> dict[str, float]:
-    return build_trainer(cfg).test(module, data, verbose=False)[0]
+    return build_tester(cfg).test(module, data, verbose=False)[0]
 
 
 def test_shapes_and_widths_of_the_networks() -> None:
@@ -37,12 +34,14 @@ def test_shapes_and_widths_of_the_networks() -> None:
     assert ConvEncoder(10, [1, 28, 28], [4, 8], [20])(x).shape == (3, 10)
     assert ConvDecoder(2, 5, [1, 28, 28], [4, 8], [20])(z).shape == (3, 2, 28, 28)
     widths = [
-        layer.out_features for layer in MLPDecoder(1, 5, [1, 28, 28], [30, 20]).modules() if hasattr(layer, "bias")
+        layer.out_features
+        for layer in MLPDecoder(1, 5, [1, 28, 28], [30, 20]).modules()
+        if hasattr(layer, "bias")
     ]
     assert widths == [20, 30, 784]
 
 
-def test_networks_refuse_what_they_cannot_be() -> None:
+def test_networks_refuse_invalid_arguments() -> None:
     with pytest.raises(ValueError, match=r"model.widths=\[1, 2, 3\]: must be"):
         ConvEncoder(10, [1, 28, 28], [1, 2, 3], [20])
     with pytest.raises(ValueError, match=r"model.activation=step: must be one of relu"):
@@ -54,9 +53,13 @@ def test_networks_refuse_what_they_cannot_be() -> None:
 @pytest.mark.parametrize("posterior", ["posterior.shared_std=false", "posterior.shared_std=true"])
 @pytest.mark.parametrize("likelihood", ["likelihood=squared_error", "likelihood=bernoulli"])
 @pytest.mark.parametrize("model", ["mlp", "conv", "resnet", "linear"])
-def test_every_parameter_has_a_gradient(tiny_root: Path, model: str, likelihood: str, posterior: str) -> None:
+def test_every_parameter_has_a_gradient(
+    tiny_root: Path, model: str, likelihood: str, posterior: str
+) -> None:
     pixels = "data.binarization=threshold"
-    module = build_module(configured(tiny_root, f"model={model}", likelihood, posterior, pixels))
+    module = build_module(
+        configured(f"model={model}", likelihood, posterior, pixels, root=tiny_root)
+    )
     x = (torch.rand(8, 1, 28, 28) > 0.5).float()
     module.objective(module(x, torch.randn(1, 8, 16)), 0).mean().backward()
     for name, parameter in module.named_parameters():
@@ -68,7 +71,7 @@ def test_every_parameter_has_a_gradient(tiny_root: Path, model: str, likelihood:
 def test_logged_terms_are_the_means_over_the_images_and_independent_of_the_batch_size(
     tiny_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cfg, module, data = built(tiny_root, "objective.beta=3")
+    cfg, module, data = built("objective.beta=3", root=tiny_root)
     values = {}
     for size in (130, 7, 1):
         monkeypatch.setattr(data_module, "EVALUATION_BATCH_SIZE", size)
@@ -80,29 +83,34 @@ def test_logged_terms_are_the_means_over_the_images_and_independent_of_the_batch
         terms = module(x, module.evaluation_noise["test"])
     recon, kl = float(terms.recon.mean()), float(terms.kl.mean())
     expected = {"recon": recon, "kl": kl, "neg_elbo": recon + kl, "loss": recon + 3 * kl}
-    assert values[130] == pytest.approx({f"test/{name}": value for name, value in expected.items()}, rel=1e-5)
+    assert values[130] == pytest.approx(
+        {f"test/{name}": value for name, value in expected.items()}, rel=1e-5
+    )
 
 
 def test_a_conditional_model_is_evaluated_with_the_labels(tiny_root: Path) -> None:
-    cfg, module, data = built(tiny_root, "model.conditional=true")
+    cfg, module, data = built("model.conditional=true", root=tiny_root)
     values = evaluated(cfg, module, data)
     x, label = data.images["test"].float() / 255, data.labels["test"]
     with torch.no_grad():
-        right, wrong = (module(x, module.evaluation_noise["test"], each) for each in (label, label.roll(1)))
+        noise = module.evaluation_noise["test"]
+        right, wrong = (module(x, noise, Condition(each)) for each in (label, label.roll(1)))
     assert values["test/recon"] == pytest.approx(float(right.recon.mean()), rel=1e-5)
     assert values["test/kl"] == pytest.approx(float(right.kl.mean()), rel=1e-5)
     assert values["test/kl"] != pytest.approx(float(wrong.kl.mean()), rel=1e-5)
 
 
 def test_more_samples_average_the_reconstruction_and_leave_the_kl(tiny_root: Path) -> None:
-    one, many = (evaluated(*built(tiny_root, f"objective.num_samples={samples}")) for samples in (1, 50))
+    one, many = (
+        evaluated(*built(f"objective.num_samples={samples}", root=tiny_root)) for samples in (1, 50)
+    )
     assert many["test/kl"] == one["test/kl"]
     assert many["test/recon"] != one["test/recon"]
     assert many["test/recon"] == pytest.approx(one["test/recon"], rel=0.01)
 
 
 def test_bfloat16_networks_give_float32_terms_near_the_float32_ones(tiny_root: Path) -> None:
-    _, module, data = built(tiny_root)
+    _, module, data = built(root=tiny_root)
     x, noise = data.images["test"].float() / 255, torch.randn(1, 130, 16)
     with torch.no_grad():
         exact = module(x, noise)
@@ -115,15 +123,16 @@ def test_bfloat16_networks_give_float32_terms_near_the_float32_ones(tiny_root: P
 
 def test_the_precision_of_the_configuration_is_used(tiny_root: Path) -> None:
     exact, rough = (
-        evaluated(*built(tiny_root, f"trainer.precision={precision}")) for precision in ("32", "bf16-mixed")
+        evaluated(*built(f"trainer.precision={precision}", root=tiny_root))
+        for precision in ("32", "bf16-mixed")
     )
     assert exact != rough
     assert rough == pytest.approx(exact, rel=0.01)
 
 
 def test_a_step_of_two_processes_has_the_gradient_of_one(tiny_root: Path) -> None:
-    """The mean over ranks of d(sum over their images / share) is the gradient of the mean over the batch of 9."""
-    _, module, _ = built(tiny_root)
+    """The sum over the images of a rank, over its share, averages to the mean over the batch."""
+    _, module, _ = built(root=tiny_root)
     x, noise = torch.rand(9, 1, 28, 28), torch.randn(1, 9, 16)
     whole, parts = copy.deepcopy(module), copy.deepcopy(module)
     whole.objective(whole(x, noise), 0).mean().backward()
@@ -135,6 +144,8 @@ def test_a_step_of_two_processes_has_the_gradient_of_one(tiny_root: Path) -> Non
 
 
 def test_initial_weights_depend_on_the_seed_alone(tiny_root: Path) -> None:
-    first, again, other = (build_module(configured(tiny_root, f"seed={seed}")).state_dict() for seed in (0, 0, 1))
+    first, again, other = (
+        build_module(configured(f"seed={seed}", root=tiny_root)).state_dict() for seed in (0, 0, 1)
+    )
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not any(torch.equal(first[name], other[name]) for name in first)

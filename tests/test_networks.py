@@ -4,12 +4,21 @@ import copy
 
 import pytest
 import torch
-from tiny import loss_of, options, tiny, tiny_model
 from torch import nn
 
-from vae_lightning.networks import ConditionalDecoder, ConditionalEncoder, ConvDecoder, ConvEncoder, ResidualBlock
+from helpers import loss_of, tiny, tiny_model
+from vae_lightning.config.compose import choices
+from vae_lightning.networks import (
+    UNCONDITIONAL,
+    Condition,
+    ConditionalDecoder,
+    ConditionalEncoder,
+    ConvDecoder,
+    ConvEncoder,
+    ResidualBlock,
+)
 
-MODELS = options("model")
+MODELS = choices("model")
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh", "silu"])
@@ -26,7 +35,10 @@ def test_a_residual_block_changes_its_input_by_convolutions(activation: str) -> 
 def test_resnet_has_its_blocks_at_each_size_and_is_conv_without() -> None:
     sizes = ([1, 28, 28], [4, 8], [20])
     for blocks in (0, 1, 3):
-        encoder, decoder = ConvEncoder(10, *sizes, blocks=blocks), ConvDecoder(2, 5, *sizes, blocks=blocks)
+        encoder, decoder = (
+            ConvEncoder(10, *sizes, blocks=blocks),
+            ConvDecoder(2, 5, *sizes, blocks=blocks),
+        )
         assert encoder(torch.rand(3, 1, 28, 28)).shape == (3, 10)
         assert decoder(torch.rand(3, 5)).shape == (3, 2, 28, 28)
         for network in (encoder, decoder):
@@ -43,23 +55,31 @@ def test_the_label_changes_posterior_and_likelihood_of_its_own_image_only(model:
     other[2] = 7
     z = torch.randn(3, len(x), 2)
     for one, two, axis in (
-        (vae.encoder(x, label).mean, vae.encoder(x, other).mean, 0),
-        (vae.encoder(x, label).std, vae.encoder(x, other).std, 0),
-        (vae.decoder(z, label).mean, vae.decoder(z, other).mean, 1),
+        (vae.encoder(x, Condition(label)).mean, vae.encoder(x, Condition(other)).mean, 0),
+        (vae.encoder(x, Condition(label)).std, vae.encoder(x, Condition(other)).std, 0),
+        (vae.decoder(z, Condition(label)).mean, vae.decoder(z, Condition(other)).mean, 1),
     ):
         changed = (one - two).abs().movedim(axis, 0).flatten(1).amax(-1) > 1e-6
         assert changed.tolist() == [False, False, True, False, False, False]
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("likelihood", ["likelihood=squared_error", "likelihood=gaussian likelihood.std=per_pixel"])
-def test_each_of_many_samples_is_decoded_with_the_label_of_its_image(model: str, likelihood: str) -> None:
-    vae, x, (label,) = tiny_model(tiny(f"model={model}", "model.conditional=true", *likelihood.split()))
+@pytest.mark.parametrize(
+    "likelihood", ["likelihood=squared_error", "likelihood=gaussian likelihood.std=per_pixel"]
+)
+def test_each_of_many_samples_is_decoded_with_the_label_of_its_image(
+    model: str, likelihood: str
+) -> None:
+    vae, x, (label,) = tiny_model(
+        tiny(f"model={model}", "model.conditional=true", *likelihood.split())
+    )
     z = torch.randn(4, len(x), 2)
-    together = vae.decoder(z, label).mean
+    together = vae.decoder(z, Condition(label)).mean
     for sample in range(4):
         for image in range(len(x)):
-            alone = vae.decoder(z[sample, image][None, None], label[image : image + 1]).mean[0, 0]
+            alone = vae.decoder(
+                z[sample, image][None, None], Condition(label[image : image + 1])
+            ).mean[0, 0]
             torch.testing.assert_close(together[sample, image], alone, rtol=1e-4, atol=1e-5)
 
 
@@ -81,15 +101,17 @@ def test_conditional_networks_are_those_they_wrap_with_the_label_beside() -> Non
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_conditional_model_learns_what_the_label_tells(model: str) -> None:
-    """Images that are their label: with it, the loss after some steps is lower than without."""
+    """The label determines the image; conditioning on it lowers the loss after some steps."""
     losses = {}
     for conditional in ("false", "true"):
-        vae, x, condition = tiny_model(tiny(f"model={model}", f"model.conditional={conditional}", "objective.beta=20"))
-        label = torch.arange(len(x)) % 3
+        vae, x, condition = tiny_model(
+            tiny(f"model={model}", f"model.conditional={conditional}", "objective.beta=20")
+        )
+        label = torch.arange(len(x)) % 3  # those of the condition
         x = torch.tensor([0.1, 0.5, 0.9])[label][:, None, None, None].expand_as(x).contiguous()
         optimizer = torch.optim.Adam(vae.parameters(), lr=0.02)
         for step in range(60):
-            loss = loss_of(vae, x, (label,) if condition else (), step)
+            loss = loss_of(vae, x, condition, step)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -99,10 +121,12 @@ def test_a_conditional_model_learns_what_the_label_tells(model: str) -> None:
 
 def test_a_conditional_loss_depends_on_the_label_and_a_plain_model_takes_none() -> None:
     vae, x, (label,) = tiny_model(tiny("model.conditional=true"))
-    assert not torch.equal(loss_of(vae, x, (label,)), loss_of(vae, x, (label.roll(1),)))
+    one, other = Condition(label), Condition(label.roll(1))
+    assert not torch.equal(loss_of(vae, x, one), loss_of(vae, x, other))
     plain, x, condition = tiny_model(tiny())
-    assert condition == ()
+    assert condition == UNCONDITIONAL
     assert (vae.classes, plain.classes) == (10, 0)
     with pytest.raises(TypeError):
-        loss_of(plain, x, (label,))
-    assert torch.equal(loss_of(copy.deepcopy(plain), x, ()), loss_of(plain, x, ()))
+        loss_of(plain, x, one)
+    copied = copy.deepcopy(plain)
+    assert torch.equal(loss_of(copied, x, condition), loss_of(plain, x, UNCONDITIONAL))

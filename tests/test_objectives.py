@@ -1,4 +1,4 @@
-"""The loss is the seed's, the bound is a bound, and what bends it does so as said; in float64."""
+"""Objectives in float64: the default loss, the bound and the terms that modify it."""
 
 import math
 
@@ -8,17 +8,30 @@ import torch.nn.functional as F
 from torch import Tensor, distributions
 
 from vae_lightning.distributions import DiagonalNormal, SquaredError, StandardNormal
-from vae_lightning.objectives import ELBO, GECO, Capacity, FreeBits, Terms, capacity_bound, elbo, free_bits_bound
+from vae_lightning.objectives import (
+    ELBO,
+    GECO,
+    Capacity,
+    FreeBits,
+    Terms,
+    capacity_bound,
+    elbo,
+    free_bits_bound,
+)
 
 BATCH, LATENTS = 7, 3
 
 
-def seed_loss_function(recon: Tensor, x: Tensor, mu: Tensor, std: Tensor) -> Tensor:
-    """The seed document's loss: summed squared error and -1/2 sum(1 + 2 log std - mean^2 - std^2)."""
-    return F.mse_loss(recon, x, reduction="sum") - 0.5 * torch.sum(1 + 2 * torch.log(std) - mu.pow(2) - std.pow(2))
+def textbook_loss(recon: Tensor, x: Tensor, mu: Tensor, std: Tensor) -> Tensor:
+    """The summed squared error plus KL, KL = -1/2 sum(1 + 2 log std - mean^2 - std^2)."""
+    return F.mse_loss(recon, x, reduction="sum") - 0.5 * torch.sum(
+        1 + 2 * torch.log(std) - mu.pow(2) - std.pow(2)
+    )
 
 
-def some_terms(dtype: torch.dtype, samples: int = 1) -> tuple[Terms, Tensor, Tensor, DiagonalNormal]:
+def some_terms(
+    dtype: torch.dtype, samples: int = 1
+) -> tuple[Terms, Tensor, Tensor, DiagonalNormal]:
     generator = torch.Generator().manual_seed(3)
     x = torch.rand(BATCH, 1, 28, 28, generator=generator, dtype=torch.float64).to(dtype)
     mean = torch.rand(samples, BATCH, 1, 28, 28, generator=generator, dtype=torch.float64).to(dtype)
@@ -26,15 +39,19 @@ def some_terms(dtype: torch.dtype, samples: int = 1) -> tuple[Terms, Tensor, Ten
         torch.randn(BATCH, LATENTS, generator=generator, dtype=torch.float64).to(dtype),
         (torch.rand(BATCH, LATENTS, generator=generator, dtype=torch.float64) + 0.1).to(dtype),
     )
-    z = q.rsample(torch.randn(samples, BATCH, LATENTS, generator=generator, dtype=torch.float64).to(dtype))
+    z = q.transform(
+        torch.randn(samples, BATCH, LATENTS, generator=generator, dtype=torch.float64).to(dtype)
+    )
     return Terms(SquaredError(mean).recon(x), z, q, StandardNormal(3)), x, mean, q
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_batch_size_times_the_loss_is_the_seeds(dtype: torch.dtype) -> None:
+def test_batch_size_times_the_loss_is_the_summed_squared_error_plus_kl(dtype: torch.dtype) -> None:
     terms, x, mean, q = some_terms(dtype)
     loss = elbo(terms).mean()
-    torch.testing.assert_close(BATCH * loss, seed_loss_function(mean[0], x, q.mean, q.std), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        BATCH * loss, textbook_loss(mean[0], x, q.mean, q.std), rtol=1e-6, atol=0
+    )
 
 
 def test_beta_weights_the_kl_alone() -> None:
@@ -47,9 +64,10 @@ def test_beta_weights_the_kl_alone() -> None:
 
 
 def test_log_p_is_the_bound_plus_the_kl_to_the_true_posterior() -> None:
-    """log p(x) = Lb + KL(q(z|x) || p(z|x)) for any q, in the linear-Gaussian model, where all three are known.
+    """log p(x) = ELBO + KL(q(z|x) || p(z|x)) for any q.
 
-    x = W z + b + noise of variance 1/2: p(x) = N(b, W W' + I/2), p(z|x) = N(M^-1 W'(x - b), M^-1 / 2), M = W'W + I/2.
+    All three are known in the linear-Gaussian model x = W z + b + noise of variance 1/2:
+    p(x) = N(b, W W' + I/2) and p(z|x) = N(M^-1 W'(x - b), M^-1 / 2) with M = W'W + I/2.
     """
     generator = torch.Generator().manual_seed(4)
     size, variance = 6, 0.5
@@ -59,17 +77,25 @@ def test_log_p_is_the_bound_plus_the_kl_to_the_true_posterior() -> None:
     _, _, _, q = some_terms(torch.float64)
 
     identity = torch.eye(size, dtype=torch.float64)
-    log_p = distributions.MultivariateNormal(bias, weight @ weight.T + variance * identity).log_prob(x)
+    log_p = distributions.MultivariateNormal(
+        bias, weight @ weight.T + variance * identity
+    ).log_prob(x)
     precision = weight.T @ weight + variance * torch.eye(LATENTS, dtype=torch.float64)
     posterior = distributions.MultivariateNormal(
         (x - bias) @ weight @ precision.inverse(), variance * precision.inverse()
     )
-    gap = distributions.kl_divergence(distributions.MultivariateNormal(q.mean, torch.diag_embed(q.std**2)), posterior)
+    gap = distributions.kl_divergence(
+        distributions.MultivariateNormal(q.mean, torch.diag_embed(q.std**2)), posterior
+    )
 
     # E_q ||x - W z - b||^2 in closed form stands for the samples
-    error = (x - q.mean @ weight.T - bias).square().sum(-1) + (q.std**2 * weight.square().sum(0)).sum(-1)
+    error = (x - q.mean @ weight.T - bias).square().sum(-1) + (
+        q.std**2 * weight.square().sum(0)
+    ).sum(-1)
     recon = error[None]
-    lower_bound = -elbo(Terms(recon, q.mean[None], q, StandardNormal(3))) - size / 2 * math.log(math.pi)
+    lower_bound = -elbo(Terms(recon, q.mean[None], q, StandardNormal(3))) - size / 2 * math.log(
+        math.pi
+    )
 
     torch.testing.assert_close(lower_bound + gap, log_p, rtol=1e-10, atol=1e-10)
     assert (lower_bound < log_p).all()
@@ -80,9 +106,11 @@ def test_sampled_recon_is_unbiased_for_its_closed_form() -> None:
     weight = torch.randn(4, LATENTS, generator=generator, dtype=torch.float64)
     q = some_terms(torch.float64)[3]
     x = torch.randn(BATCH, 1, 1, 4, generator=generator, dtype=torch.float64)
-    z = q.rsample(torch.randn(100_000, BATCH, LATENTS, generator=generator, dtype=torch.float64))
+    z = q.transform(torch.randn(100_000, BATCH, LATENTS, generator=generator, dtype=torch.float64))
     recon = SquaredError((z @ weight.T)[:, :, None, None]).recon(x)
-    exact = (x[:, 0, 0] - q.mean @ weight.T).square().sum(-1) + (q.std**2 * weight.square().sum(0)).sum(-1)
+    exact = (x[:, 0, 0] - q.mean @ weight.T).square().sum(-1) + (
+        q.std**2 * weight.square().sum(0)
+    ).sum(-1)
     assert ((recon.mean(0) - exact).abs() < 5 * recon.std(0) / math.sqrt(len(recon))).all()
 
 
@@ -96,20 +124,26 @@ def test_the_kl_without_a_closed_form_is_the_mean_over_the_samples() -> None:
     known, _, _, q = some_terms(torch.float64, samples=4)
     terms = Terms(known.recon, known.z, q, Shifted(LATENTS))
     assert terms.kl.shape == (BATCH,)
-    torch.testing.assert_close(terms.kl, (q.log_prob(terms.z) - StandardNormal(LATENTS).log_prob(terms.z - 1)).mean(0))
+    torch.testing.assert_close(
+        terms.kl, (q.log_prob(terms.z) - StandardNormal(LATENTS).log_prob(terms.z - 1)).mean(0)
+    )
     assert (known.kl >= 0).all()
-    torch.testing.assert_close(known.kl, Terms(known.recon[:1], known.z[:1], q, StandardNormal(LATENTS)).kl)
+    torch.testing.assert_close(
+        known.kl, Terms(known.recon[:1], known.z[:1], q, StandardNormal(LATENTS)).kl
+    )
 
 
 def test_free_bits_of_zero_are_the_elbo_and_many_are_a_constant() -> None:
     terms, *_ = some_terms(torch.float64, samples=2)
     torch.testing.assert_close(free_bits_bound(terms, 0.0, 1.5).mean(), elbo(terms, 1.5).mean())
-    torch.testing.assert_close(free_bits_bound(terms, 50.0, 1.5), terms.recon.mean(0) + 1.5 * 50 * LATENTS)
+    torch.testing.assert_close(
+        free_bits_bound(terms, 50.0, 1.5), terms.recon.mean(0) + 1.5 * 50 * LATENTS
+    )
     assert torch.equal(FreeBits(0.3, beta=1.5)(terms, 7), free_bits_bound(terms, 0.3, 1.5))
 
 
 def test_free_bits_leave_a_dimension_alone_whose_mean_kl_is_below_them() -> None:
-    """Dimension means 0.02 and 2 nats (std 1): with 0.5 free, the first costs 0.5 and has no gradient."""
+    """The dimensions have 0.02 and 2 nats; with 0.5 free, the first costs 0.5, without gradient."""
     mean = torch.tensor([[0.0, 2.0], [0.28, 2.0]], dtype=torch.float64).requires_grad_()
     q = DiagonalNormal(mean, torch.ones(2, 2, dtype=torch.float64))
     loss = free_bits_bound(Terms(torch.zeros(1, 2), mean[None], q, StandardNormal(2)), 0.5)
@@ -123,7 +157,9 @@ def test_free_bits_leave_a_dimension_alone_whose_mean_kl_is_below_them() -> None
 def test_capacity_pulls_the_mean_kl_towards_it(capacity: float) -> None:
     terms, _, _, q = some_terms(torch.float64, samples=2)
     distance = abs(float(terms.kl.mean()) - capacity)
-    torch.testing.assert_close(capacity_bound(terms, capacity, 3.0), terms.recon.mean(0) + 3 * distance)
+    torch.testing.assert_close(
+        capacity_bound(terms, capacity, 3.0), terms.recon.mean(0) + 3 * distance
+    )
     assert torch.equal(Capacity(capacity, 3.0)(terms, 7), capacity_bound(terms, capacity, 3.0))
     mean = q.mean.clone().requires_grad_()
     free = Terms(terms.recon, terms.z, DiagonalNormal(mean, q.std), StandardNormal(LATENTS))
@@ -133,17 +169,26 @@ def test_capacity_pulls_the_mean_kl_towards_it(capacity: float) -> None:
 
 def with_recon(recon: float) -> Terms:
     terms, *_ = some_terms(torch.float64)
-    return Terms(torch.full((1, BATCH), recon, dtype=torch.float64), terms.z, terms.posterior, terms.prior)
+    return Terms(
+        torch.full((1, BATCH), recon, dtype=torch.float64), terms.z, terms.posterior, terms.prior
+    )
 
 
 def test_geco_weighs_recon_by_a_multiplier_that_grows_until_the_target_is_met() -> None:
-    """d log lambda = rate * average, average <- smoothing * average + (1 - smoothing) (recon - target) / target."""
+    """A step adds rate * average to log lambda.
+
+    average <- smoothing * average + (1 - smoothing) (recon - target) / target.
+    """
     objective = GECO(target=20.0, rate=0.1, smoothing=0.5).double()
     terms = with_recon(30.0)
-    torch.testing.assert_close(objective(terms, 0), terms.kl + 10)  # lambda = 1 until after the step
+    torch.testing.assert_close(
+        objective(terms, 0), terms.kl + 10
+    )  # lambda = 1 until after the step
     assert float(objective.average) == pytest.approx(0.25)
     assert float(objective.log_multiplier) == pytest.approx(0.025)
-    torch.testing.assert_close(objective(terms, 1), terms.kl + math.exp(0.025) * 10, rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        objective(terms, 1), terms.kl + math.exp(0.025) * 10, rtol=1e-6, atol=0
+    )
     assert float(objective.average) == pytest.approx(0.375)
     grown = float(objective.log_multiplier)
     assert grown == pytest.approx(0.0625)

@@ -1,4 +1,4 @@
-"""Every key of every option does something: with another value, what three steps of training give is another."""
+"""Every key of every option has an effect: another value changes the losses of the first steps."""
 
 import itertools
 from collections.abc import Iterator
@@ -6,9 +6,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 from omegaconf import OmegaConf
-from tiny import loss_of, option, options, tiny, tiny_model
 
-from vae_lightning.build import instantiate
+from helpers import loss_of, option, tiny, tiny_model
+from vae_lightning.config.compose import choices
+from vae_lightning.config.instantiate import instantiate
 from vae_lightning.rng import generator
 
 GROUPS = ("model", "likelihood", "posterior", "prior", "objective", "annealing")
@@ -47,9 +48,13 @@ OTHER: dict[tuple[str, str, str], tuple[tuple[object, ...], tuple[str, ...]]] = 
     ("annealing", "*", "steps"): ((5,), ()),
     ("annealing", "cyclical", "cycles"): ((1,), ("annealing.steps=2",)),
 }
-# keys whose other value is for other data and changes no number: tested in test_likelihoods.py
+# keys whose other value requires other data and changes no number; see test_likelihoods.py
 ELSEWHERE = {
-    ("likelihood", "bernoulli", "grey"): "test_pixels_outside_the_support_are_refused_with_the_option_that_fits"
+    (
+        "likelihood",
+        "bernoulli",
+        "gray",
+    ): "test_pixels_outside_the_support_are_refused_with_the_option_that_fits"
 }
 
 
@@ -65,19 +70,21 @@ def values(node: dict[str, object], prefix: str = "") -> Iterator[str]:
 KEYS = [
     (group, name, key)
     for group in GROUPS
-    for name in options(group)
+    for name in choices(group)
     for key in values(OmegaConf.to_container(option(group, name), resolve=False))
 ]
 
 
 def trained(*overrides: str) -> list[float]:
-    """The losses of steps 1 to 4; the initial weights depend on their names and shapes, on nothing else."""
+    """The losses of steps 1 to 4; the initial weights depend only on their names and shapes."""
     model, x, condition = tiny_model(tiny(*overrides))
     optimizer = torch.optim.Adam(model.train().parameters(), lr=0.05)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if not name.startswith("prior.logits"):  # pseudo-inputs are images
-                parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator("cpu", 0, name)))
+                parameter.copy_(
+                    0.5 * torch.randn(parameter.shape, generator=generator("cpu", 0, name))
+                )
     losses = []
     for step in range(1, 5):
         loss = loss_of(model, x, condition, step)
@@ -101,7 +108,9 @@ def test_every_key_has_an_effect(group: str, name: str, key: str) -> None:
 
 def test_every_entry_of_the_table_is_about_a_key_that_exists() -> None:
     for group, name, key in [*OTHER, *ELSEWHERE]:
-        assert any((group, key) == (found[0], found[2]) and name in ("*", found[1]) for found in KEYS), (
+        assert any(
+            (group, key) == (found[0], found[2]) and name in ("*", found[1]) for found in KEYS
+        ), (
             group,
             name,
             key,
@@ -111,9 +120,9 @@ def test_every_entry_of_the_table_is_about_a_key_that_exists() -> None:
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_option_of_a_group_is_another_model(group: str) -> None:
     """No two files of a group are the same thing under two names."""
-    extra = ("likelihood.grey=true",) if group == "likelihood" else ()
+    extra = ("likelihood.gray=true",) if group == "likelihood" else ()
     seen: dict[str, list[float]] = {}
-    for name in options(group):
+    for name in choices(group):
         own = extra if name == "bernoulli" else ()
         seen[name] = trained(f"{group}={name}", *own)
     for (one, first), (other, second) in itertools.combinations(seen.items(), 2):
@@ -122,5 +131,7 @@ def test_every_option_of_a_group_is_another_model(group: str) -> None:
 
 def test_the_annealing_of_the_configuration_is_the_objectives() -> None:
     cfg = tiny("annealing=linear", "annealing.steps=8", "objective.beta=3")
-    objective = instantiate(OmegaConf.to_container(cfg, resolve=True)["objective"], "objective", trust=False)
+    objective = instantiate(
+        OmegaConf.to_container(cfg, resolve=True)["objective"], "objective", trust=False
+    )
     assert objective.beta_at(4) == 1.5

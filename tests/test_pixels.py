@@ -1,4 +1,7 @@
-"""Densities of pixels in float64: torch.distributions, integrals and sums that are one, series, gradients."""
+"""Densities of pixels in float64.
+
+The references are torch.distributions, integrals and sums of one, series and gradients.
+"""
 
 import math
 
@@ -17,7 +20,9 @@ from vae_lightning.distributions import (
 from vae_lightning.distributions.pixels import NEAR_HALF
 
 GENERATOR = torch.Generator().manual_seed(0)
-LOCATION = torch.rand(2, 3, 1, 4, 4, dtype=torch.float64, generator=GENERATOR) * 2 - 0.5  # (K, B, C, H, W)
+LOCATION = (
+    torch.rand(2, 3, 1, 4, 4, dtype=torch.float64, generator=GENERATOR) * 2 - 0.5
+)  # (K, B, C, H, W)
 SCALE = torch.rand(2, 3, 1, 4, 4, dtype=torch.float64, generator=GENERATOR) + 0.05
 X = torch.rand(3, 1, 4, 4, dtype=torch.float64, generator=GENERATOR)
 LEVELS = torch.arange(256, dtype=torch.float64) / 255
@@ -34,14 +39,22 @@ def density(pixels: object, x: Tensor) -> Tensor:
     ("ours", "theirs"),
     [
         (Gaussian(LOCATION, SCALE), distributions.Normal(LOCATION, SCALE)),
-        (Gaussian(LOCATION, SCALE[0, 0, 0, 0, 0]), distributions.Normal(LOCATION, SCALE[0, 0, 0, 0, 0])),
+        (
+            Gaussian(LOCATION, SCALE[0, 0, 0, 0, 0]),
+            distributions.Normal(LOCATION, SCALE[0, 0, 0, 0, 0]),
+        ),
         (Laplace(LOCATION, SCALE), distributions.Laplace(LOCATION, SCALE)),
         # torch takes a series for lambda within 0.499 to 0.501, where these logits are not
-        (ContinuousBernoulli(LOCATION * 9 + 0.03), distributions.ContinuousBernoulli(logits=LOCATION * 9 + 0.03)),
+        (
+            ContinuousBernoulli(LOCATION * 9 + 0.03),
+            distributions.ContinuousBernoulli(logits=LOCATION * 9 + 0.03),
+        ),
     ],
     ids=["gaussian", "gaussian of one std", "laplace", "continuous bernoulli"],
 )
-def test_recon_and_mean_are_torch_distributions(ours: object, theirs: distributions.Distribution) -> None:
+def test_recon_and_mean_are_torch_distributions(
+    ours: object, theirs: distributions.Distribution
+) -> None:
     recon = ours.recon(X)
     assert recon.shape == (2, 3)
     assert ours.log_normalizer == 0
@@ -58,14 +71,25 @@ def pixel(value: float) -> Tensor:
     [
         (SquaredError(pixel(0.3)), -9.7, 10.3),
         (Gaussian(pixel(0.3), pixel(0.05)), -9.7, 10.3),
-        (Laplace(pixel(0.3), pixel(0.05)), -9.7, 10.3),  # symmetric, so that the kink is a point of the grid
-        *[(ContinuousBernoulli(pixel(logit)), 0.0, 1.0) for logit in (-9.2, -0.1, 0.0, 0.03, 0.1, 2.0, 9.2)],
+        (
+            Laplace(pixel(0.3), pixel(0.05)),
+            -9.7,
+            10.3,
+        ),  # symmetric, so that the kink is a point of the grid
+        *[
+            (ContinuousBernoulli(pixel(logit)), 0.0, 1.0)
+            for logit in (-9.2, -0.1, 0.0, 0.03, 0.1, 2.0, 9.2)
+        ],
     ],
 )
-def test_densities_integrate_to_one_and_have_the_mean(pixels: object, low: float, high: float) -> None:
+def test_densities_integrate_to_one_and_have_the_mean(
+    pixels: object, low: float, high: float
+) -> None:
     x = torch.linspace(low, high, 400_001, dtype=torch.float64)
     assert float(torch.trapezoid(density(pixels, x), x)) == pytest.approx(1, abs=1e-6)
-    assert float(torch.trapezoid(x * density(pixels, x), x)) == pytest.approx(float(pixels.mean), abs=1e-6)
+    assert float(torch.trapezoid(x * density(pixels, x), x)) == pytest.approx(
+        float(pixels.mean), abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("scale", [1e-5, 0.01, 0.3, 1.0, 1e4])
@@ -74,8 +98,12 @@ def test_discretized_logistic_sums_to_one_and_has_the_mean(location: float, scal
     pixels = DiscretizedLogistic(pixel(location), pixel(scale))
     for levels in (LEVELS, torch.arange(256).float() / 255):  # as the data module has them
         mass = density(pixels, levels)
-        assert float(mass.sum()) == pytest.approx(1, abs=1e-12 if levels is LEVELS else 1e-3 / (scale + 1e-3))
-    assert float((LEVELS * density(pixels, LEVELS)).sum()) == pytest.approx(float(pixels.mean), abs=1e-10)
+        assert float(mass.sum()) == pytest.approx(
+            1, abs=1e-12 if levels is LEVELS else 1e-3 / (scale + 1e-3)
+        )
+    assert float((LEVELS * density(pixels, LEVELS)).sum()) == pytest.approx(
+        float(pixels.mean), abs=1e-10
+    )
 
 
 def test_discretized_logistic_is_a_difference_of_logistic_functions() -> None:
@@ -83,12 +111,20 @@ def test_discretized_logistic_is_a_difference_of_logistic_functions() -> None:
     x = (X * 255).round() / 255
     x[0, 0, 0, :2] = torch.tensor([0.0, 1.0])
     below, above = (x - 0.5 / 255 - LOCATION) / SCALE, (x + 0.5 / 255 - LOCATION) / SCALE
-    lower, upper = torch.where(x == 0, 0.0, below.sigmoid()), torch.where(x == 1, 1.0, above.sigmoid())
-    torch.testing.assert_close(pixels.recon(x), -(upper - lower).log().sum((2, 3, 4)), rtol=1e-10, atol=1e-10)
+    lower, upper = (
+        torch.where(x == 0, 0.0, below.sigmoid()),
+        torch.where(x == 1, 1.0, above.sigmoid()),
+    )
+    torch.testing.assert_close(
+        pixels.recon(x), -(upper - lower).log().sum((2, 3, 4)), rtol=1e-10, atol=1e-10
+    )
 
 
 def test_log_continuous_bernoulli_normalizer_at_and_near_one_half() -> None:
-    """log C = log 2 + (4/3) d^2 + (104/45) d^4 + O(d^6), d = lambda - 1/2; its gradient in the logit at 1/2 is 0."""
+    """log C = log 2 + (4/3) d^2 + (104/45) d^4 + O(d^6), d = lambda - 1/2.
+
+    The gradient with respect to the logit is 0 at lambda = 1/2.
+    """
     d = torch.tensor([0.0, 1e-8, -1e-5, 1e-4, 1e-3, -1e-2, 0.02], dtype=torch.float64)
     logits = torch.logit(0.5 + d).requires_grad_()
     value = log_continuous_bernoulli_normalizer(logits)
@@ -97,15 +133,22 @@ def test_log_continuous_bernoulli_normalizer_at_and_near_one_half() -> None:
     assert float(logits.grad[0]) == 0
     error = (value - (math.log(2) + 4 / 3 * d**2 + 104 / 45 * d**4)).abs()
     assert (error <= 6 * d**6 + 1e-15).all()
-    slope = (8 / 3 * d + 416 / 45 * d**3) * (0.25 - d**2)  # d lambda / d logit = lambda (1 - lambda)
+    slope = (8 / 3 * d + 416 / 45 * d**3) * (
+        0.25 - d**2
+    )  # d lambda / d logit = lambda (1 - lambda)
     assert ((logits.grad - slope).abs() <= 10 * d.abs() ** 5 + 1e-15).all()
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_continuous_bernoulli_is_continuous_where_the_series_begins(sign: int) -> None:
     outside = torch.tensor(sign * NEAR_HALF, dtype=torch.float64).requires_grad_()
-    inside = torch.nextafter(outside.detach(), torch.tensor(0.0, dtype=torch.float64)).requires_grad_()
-    for function in (log_continuous_bernoulli_normalizer, lambda value: ContinuousBernoulli(value).mean):
+    inside = torch.nextafter(
+        outside.detach(), torch.tensor(0.0, dtype=torch.float64)
+    ).requires_grad_()
+    for function in (
+        log_continuous_bernoulli_normalizer,
+        lambda value: ContinuousBernoulli(value).mean,
+    ):
         values = [function(logit) for logit in (inside, outside)]
         slopes = [torch.autograd.grad(function(logit), logit)[0] for logit in (inside, outside)]
         torch.testing.assert_close(*values, rtol=0, atol=1e-12)
@@ -113,11 +156,15 @@ def test_continuous_bernoulli_is_continuous_where_the_series_begins(sign: int) -
 
 
 def test_gradients_of_the_pixels() -> None:
-    logits = torch.tensor([-20, -0.5, -0.1001, -0.05, 0, 0.03, 0.0999, 2, 9.2], dtype=torch.float64).requires_grad_()
+    logits = torch.tensor(
+        [-20, -0.5, -0.1001, -0.05, 0, 0.03, 0.0999, 2, 9.2], dtype=torch.float64
+    ).requires_grad_()
     assert torch.autograd.gradcheck(log_continuous_bernoulli_normalizer, logits)
     assert torch.autograd.gradcheck(lambda value: ContinuousBernoulli(value).mean, logits)
     location, scale = (value[:1].clone().requires_grad_() for value in (LOCATION, SCALE))
     x = (X * 255).round() / 255
     x[0, 0, 0, :2] = torch.tensor([0.0, 1.0])
     for family in (Gaussian, Laplace, DiscretizedLogistic):
-        assert torch.autograd.gradcheck(lambda a, b, family=family: family(a, b).recon(x), (location, scale))
+        assert torch.autograd.gradcheck(
+            lambda a, b, family=family: family(a, b).recon(x), (location, scale)
+        )

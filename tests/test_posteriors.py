@@ -1,21 +1,20 @@
-"""Posteriors with a full covariance and by flows, in float64: densities, KL, log determinants, constants."""
+"""Posteriors with a full covariance matrix and flows, in float64."""
 
 import math
 
 import pytest
 import torch
-from torch import Tensor, distributions, nn
+from torch import Tensor, distributions
 from torch.autograd.functional import jacobian
 
+from helpers import some_posterior
 from vae_lightning.distributions import (
     DiagonalNormal,
-    DiagonalNormalPosterior,
     FullNormal,
-    FullNormalPosterior,
     StandardNormal,
     kl_divergence,
 )
-from vae_lightning.distributions.flows import MEAN_SAMPLES, FlowPosterior
+from vae_lightning.distributions.flows import MEAN_SAMPLES
 
 BATCH, LATENTS = 5, 3
 KINDS = ["diagonal", "full", "flow"]
@@ -26,30 +25,14 @@ def draws(*shape: int, seed: int = 0) -> Tensor:
 
 
 def some_full_normal() -> FullNormal:
-    scale_tril = draws(BATCH, LATENTS, LATENTS).tril(-1) + torch.diag_embed(draws(BATCH, LATENTS).abs() + 0.2)
+    scale_tril = draws(BATCH, LATENTS, LATENTS).tril(-1) + torch.diag_embed(
+        draws(BATCH, LATENTS).abs() + 0.2
+    )
     return FullNormal(draws(BATCH, LATENTS, seed=1), scale_tril)
 
 
 def some_diagonal_normal() -> DiagonalNormal:
     return DiagonalNormal(draws(BATCH, LATENTS, seed=2), draws(BATCH, LATENTS, seed=3).abs() + 0.1)
-
-
-def some_posterior(kind: str, latent_dim: int = LATENTS, scale: float = 1.0) -> nn.Module:
-    """Random weights, large enough that no part of the flow is nearly the identity."""
-
-    def network(outputs: int) -> nn.Module:
-        return nn.Sequential(nn.Flatten(), nn.Linear(4, outputs))
-
-    torch.manual_seed(4)
-    posterior = {
-        "diagonal": lambda: DiagonalNormalPosterior(network, latent_dim),
-        "full": lambda: FullNormalPosterior(network, latent_dim),
-        "flow": lambda: FlowPosterior(network, latent_dim, transforms=2, hidden_dims=[8], context=3),
-    }[kind]().double()
-    with torch.no_grad():
-        for parameter in posterior.parameters():
-            parameter.mul_(scale)
-    return posterior
 
 
 def full_torch(q: FullNormal) -> distributions.MultivariateNormal:
@@ -59,11 +42,17 @@ def full_torch(q: FullNormal) -> distributions.MultivariateNormal:
 def test_full_normal_is_torch_distributions() -> None:
     q, z = some_full_normal(), draws(4, BATCH, LATENTS, seed=5)
     torch.testing.assert_close(q.log_prob(z), full_torch(q).log_prob(z), rtol=1e-10, atol=1e-10)
-    prior = distributions.MultivariateNormal(torch.zeros(3, dtype=torch.float64), torch.eye(3, dtype=torch.float64))
+    prior = distributions.MultivariateNormal(
+        torch.zeros(3, dtype=torch.float64), torch.eye(3, dtype=torch.float64)
+    )
     expected = distributions.kl_divergence(full_torch(q), prior)
-    torch.testing.assert_close(kl_divergence(q, StandardNormal(3)), expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        kl_divergence(q, StandardNormal(3)), expected, rtol=1e-10, atol=1e-10
+    )
     noise = draws(4, BATCH, LATENTS, seed=6)
-    torch.testing.assert_close(q.rsample(noise), q.mean + torch.einsum("bij,kbj->kbi", q.scale_tril, noise))
+    torch.testing.assert_close(
+        q.transform(noise), q.mean + torch.einsum("bij,kbj->kbi", q.scale_tril, noise)
+    )
     marginals, covariance = q.marginals(), q.scale_tril @ q.scale_tril.mT
     torch.testing.assert_close(marginals.mean, q.mean)
     torch.testing.assert_close(marginals.std, covariance.diagonal(dim1=-2, dim2=-1).sqrt())
@@ -73,11 +62,15 @@ def test_a_full_normal_that_is_diagonal_is_the_diagonal_one() -> None:
     q, z = some_diagonal_normal(), draws(4, BATCH, LATENTS, seed=7)
     full = FullNormal(q.mean, torch.diag_embed(q.std))
     torch.testing.assert_close(full.log_prob(z), q.log_prob(z))
-    torch.testing.assert_close(kl_divergence(full, StandardNormal(3)), kl_divergence(q, StandardNormal(3)))
+    torch.testing.assert_close(
+        kl_divergence(full, StandardNormal(3)), kl_divergence(q, StandardNormal(3))
+    )
     assert q.marginals() is q
 
 
-@pytest.mark.parametrize("q", [some_full_normal(), some_diagonal_normal()], ids=["full", "diagonal"])
+@pytest.mark.parametrize(
+    "q", [some_full_normal(), some_diagonal_normal()], ids=["full", "diagonal"]
+)
 def test_cross_log_prob_is_log_prob_of_every_pair(q: DiagonalNormal | FullNormal) -> None:
     z = draws(4, 7, LATENTS, seed=8)
     cross = q.cross_log_prob(z)
@@ -85,7 +78,9 @@ def test_cross_log_prob_is_log_prob_of_every_pair(q: DiagonalNormal | FullNormal
     index = torch.tensor([4, 0, 0])
     for j in range(BATCH):
         one = q.take(torch.tensor([j]))
-        torch.testing.assert_close(cross[..., j], one.log_prob(z.flatten(0, 1)[:, None]).view(4, 7), rtol=1e-9, atol=0)
+        torch.testing.assert_close(
+            cross[..., j], one.log_prob(z.flatten(0, 1)[:, None]).view(4, 7), rtol=1e-9, atol=0
+        )
     torch.testing.assert_close(q.take(index).cross_log_prob(z), cross[..., index])
     narrow = q.take(torch.arange(3)).cross_log_prob(z.float())
     assert narrow.dtype == torch.float32
@@ -95,7 +90,7 @@ def test_cross_log_prob_is_log_prob_of_every_pair(q: DiagonalNormal | FullNormal
 @pytest.mark.parametrize("kind", ["full", "diagonal"])
 @pytest.mark.parametrize("autocast", [False, True])
 def test_cross_log_prob_in_float32_is_exact_far_from_the_origin(kind: str, autocast: bool) -> None:
-    """Its squares are expanded: in float32, with means of 30 and std of 0.01, nothing would be left of them."""
+    """The squares are expanded; in float32, means of 30 and std of 0.01 would cancel completely."""
     mean, std = 30 + draws(BATCH, LATENTS).float(), torch.full((BATCH, LATENTS), 0.01)
     q = DiagonalNormal(mean, std) if kind == "diagonal" else FullNormal(mean, torch.diag_embed(std))
     z = mean + 0.01 * draws(4, BATCH, LATENTS, seed=1).float()
@@ -104,10 +99,15 @@ def test_cross_log_prob_in_float32_is_exact_far_from_the_origin(kind: str, autoc
         torch.testing.assert_close(own, q.log_prob(z), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("q", [some_full_normal(), some_diagonal_normal()], ids=["full", "diagonal"])
+@pytest.mark.parametrize(
+    "q", [some_full_normal(), some_diagonal_normal()], ids=["full", "diagonal"]
+)
 def test_closed_form_kl_is_the_mean_of_the_log_ratio(q: DiagonalNormal | FullNormal) -> None:
-    priors = [StandardNormal(3), *([DiagonalNormal(q.mean + 0.5, 1.5 * q.std)] if hasattr(q, "std") else [])]
-    z = q.rsample(draws(100_000, BATCH, LATENTS, seed=9))
+    priors = [
+        StandardNormal(3),
+        *([DiagonalNormal(q.mean + 0.5, 1.5 * q.std)] if hasattr(q, "std") else []),
+    ]
+    z = q.transform(draws(100_000, BATCH, LATENTS, seed=9))
     for p in priors:
         ratio = q.log_prob(z) - p.log_prob(z)
         error = ratio.std(0) / math.sqrt(len(z))
@@ -116,7 +116,7 @@ def test_closed_form_kl_is_the_mean_of_the_log_ratio(q: DiagonalNormal | FullNor
 
 def test_full_normal_samples_have_the_covariance() -> None:
     q, count = some_full_normal(), 100_000
-    z = q.rsample(draws(count, BATCH, LATENTS, seed=10))
+    z = q.transform(draws(count, BATCH, LATENTS, seed=10))
     for image in range(BATCH):
         expected = q.scale_tril[image] @ q.scale_tril[image].T
         variances = expected.diagonal()
@@ -126,7 +126,7 @@ def test_full_normal_samples_have_the_covariance() -> None:
 
 
 def test_full_normal_posterior_has_every_number_of_its_covariance() -> None:
-    q = some_posterior("full")(draws(2, 1, 2, 2))
+    q = some_posterior("full", LATENTS)(draws(2, 1, 2, 2))
     assert (q.scale_tril.triu(1) == 0).all()
     assert (q.scale_tril.diagonal(dim1=-2, dim2=-1) > 0).all()
     lower = q.scale_tril[0][tuple(torch.tril_indices(3, 3))]
@@ -136,7 +136,7 @@ def test_full_normal_posterior_has_every_number_of_its_covariance() -> None:
 @pytest.mark.parametrize("latent_dim", [1, 2, 3])
 def test_flow_density_of_its_own_samples_is_that_through_the_inverse(latent_dim: int) -> None:
     q = some_posterior("flow", latent_dim, scale=3)(draws(BATCH, 1, 2, 2))
-    z = q.rsample(draws(4, BATCH, latent_dim, seed=1))
+    z = q.transform(draws(4, BATCH, latent_dim, seed=1))
     drawn = q.log_prob(z)
     assert drawn.shape == (4, BATCH)
     inverse = q.log_prob(z.detach().clone())
@@ -149,9 +149,9 @@ def test_flow_density_of_its_own_samples_is_that_through_the_inverse(latent_dim:
 def test_flow_log_determinant_is_autograds(latent_dim: int) -> None:
     q = some_posterior("flow", latent_dim, scale=3)(draws(1, 1, 2, 2))
     noise = draws(1, 1, latent_dim, seed=2)
-    matrix = jacobian(q.rsample, noise).view(latent_dim, latent_dim)  # dz / d noise
+    matrix = jacobian(q.transform, noise).view(latent_dim, latent_dim)  # dz / d noise
     expected = StandardNormal(latent_dim).log_prob(noise) - torch.linalg.slogdet(matrix).logabsdet
-    torch.testing.assert_close(q.log_prob(q.rsample(noise)), expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(q.log_prob(q.transform(noise)), expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("latent_dim", [1, 2])
@@ -170,9 +170,9 @@ def test_flow_density_integrates_to_one_and_has_the_mean(latent_dim: int) -> Non
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_detached_parameters_are_constants_and_z_is_not(kind: str) -> None:
-    posterior = some_posterior(kind)
+    posterior = some_posterior(kind, LATENTS)
     q = posterior(draws(BATCH, 1, 2, 2))
-    z = q.rsample(draws(4, BATCH, LATENTS, seed=3)).detach().requires_grad_()
+    z = q.transform(draws(4, BATCH, LATENTS, seed=3)).detach().requires_grad_()
     parameters = list(posterior.parameters())
     whole = torch.autograd.grad(q.log_prob(z).sum(), [z, *parameters])
     constant = q.detach().log_prob(z)
@@ -180,19 +180,22 @@ def test_detached_parameters_are_constants_and_z_is_not(kind: str) -> None:
     torch.testing.assert_close(constant, q.log_prob(z))
     torch.testing.assert_close(parts[0], whole[0])
     names = [name for name, _ in posterior.named_parameters()]
-    assert {name for name, grad in zip(names, parts[1:], strict=True) if grad is not None and grad.any()} == set()
+    assert {
+        name for name, grad in zip(names, parts[1:], strict=True) if grad is not None and grad.any()
+    } == set()
     assert all(grad.any() for grad in whole)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_gradient_of_a_sampled_kl_is_its_finite_difference(kind: str) -> None:
-    """d/d phi E_q[log q - log p], by samples, against finite differences of the same samples' mean."""
-    posterior, x, noise = some_posterior(kind), draws(2, 1, 2, 2), draws(6, 2, LATENTS, seed=4)
+    """d/d phi E_q[log q - log p] from samples, compared with finite differences of the same mean."""
+    posterior, x = some_posterior(kind, LATENTS), draws(2, 1, 2, 2)
+    noise = draws(6, 2, LATENTS, seed=4)
     bias = posterior.network[1].bias
 
     def estimate() -> Tensor:
         q = posterior(x)
-        z = q.rsample(noise)
+        z = q.transform(noise)
         return (q.log_prob(z) - StandardNormal(LATENTS).log_prob(z)).mean()
 
     (gradient,) = torch.autograd.grad(estimate(), bias)
@@ -202,4 +205,6 @@ def test_the_gradient_of_a_sampled_kl_is_its_finite_difference(kind: str) -> Non
             with torch.no_grad():
                 bias[index] += change
                 values.append(estimate())
-        assert float(gradient[index]) == pytest.approx(float(values[0] - values[1]) / 2e-6, abs=1e-6), index
+        assert float(gradient[index]) == pytest.approx(
+            float(values[0] - values[1]) / 2e-6, abs=1e-6
+        ), index

@@ -1,4 +1,4 @@
-"""Mixture, VampPrior and flow prior in float64: torch.distributions, integrals that are one, samples, I(n; z)."""
+"""Mixture, VampPrior and flow prior in float64."""
 
 import math
 
@@ -43,7 +43,10 @@ def mixtures() -> dict[str, tuple[Mixture, distributions.Distribution]]:
             Mixture(log_weights, DiagonalNormal(mean, std)),
             distributions.MixtureSameFamily(weights, diagonal),
         ),
-        "full": (Mixture(log_weights, FullNormal(mean, scale_tril)), distributions.MixtureSameFamily(weights, full)),
+        "full": (
+            Mixture(log_weights, FullNormal(mean, scale_tril)),
+            distributions.MixtureSameFamily(weights, full),
+        ),
     }
 
 
@@ -89,7 +92,9 @@ def test_mixture_samples_have_the_moments(kind: str) -> None:
     assert z.shape == (count, LATENTS)
     assert ((z.mean(0) - theirs.mean).abs() < 5 * (theirs.variance / count).sqrt()).all()
     fourth = (z - theirs.mean).pow(4).mean(0)
-    assert ((z.var(0) - theirs.variance).abs() < 5 * ((fourth - theirs.variance**2) / count).sqrt()).all()
+    assert (
+        (z.var(0) - theirs.variance).abs() < 5 * ((fourth - theirs.variance**2) / count).sqrt()
+    ).all()
     assert torch.equal(ours.sample(7, generator(1)), ours.sample(7, generator(1)))
     assert not torch.equal(ours.sample(7, generator(1)), ours.sample(7, generator(2)))
 
@@ -118,7 +123,7 @@ def test_priors_integrate_to_one(name: str, latent_dim: int) -> None:
 
 @pytest.mark.parametrize("name", ["standard_normal", "mixture", "vamp", "flow"])
 def test_samples_of_a_prior_have_its_density(name: str) -> None:
-    """The mean of any test function is its integral against the density, here of boxes around the origin."""
+    """The share of the samples in a box is the integral of the density over the box."""
     count = 20_000
     density = random_prior(name)(Encoder())
     z = density.sample(count, generator(5))
@@ -128,11 +133,18 @@ def test_samples_of_a_prior_have_its_density(name: str) -> None:
     grid = torch.cartesian_prod(line, line)
     with torch.no_grad():
         mass = density.log_prob(grid.view(-1, 1, LATENTS)).exp()[:, 0] * (line[1] - line[0]) ** 2
-    for low, high in ((-9.0125, 0.0125), (0.0125, 1.0125), (-1.0125, 2.0125)):  # between points of the grid
+    for low, high in (
+        (-9.0125, 0.0125),
+        (0.0125, 1.0125),
+        (-1.0125, 2.0125),
+    ):  # between points of the grid
         inside = ((grid > low) & (grid < high)).all(-1)
         p = float(mass[inside].sum())
         share = float(((z > low) & (z < high)).all(-1).float().mean())
-        assert abs(share - p) < 5 * math.sqrt(p * (1 - p) / count) + 0.003, (low, high)  # and the grid's error
+        assert abs(share - p) < 5 * math.sqrt(p * (1 - p) / count) + 0.003, (
+            low,
+            high,
+        )  # and the grid's error
 
 
 def test_flow_prior_draws_the_same_under_autocast() -> None:
@@ -162,8 +174,13 @@ def test_pseudo_inputs_start_as_training_images_evenly_spaced() -> None:
 
 
 @pytest.mark.parametrize("std", [1.5, 0.3, 0.003])
-def test_kl_to_a_vamp_prior_of_the_data_is_the_information_between_image_and_latent(std: float) -> None:
-    """Mean KL(q(z|x_n) || 1/N sum_m q(z|x_m)) = I(n; z) <= log N, which it reaches where no two posteriors overlap."""
+def test_kl_to_a_vamp_prior_of_the_data_is_the_information_between_image_and_latent(
+    std: float,
+) -> None:
+    """Mean KL(q(z|x_n) || 1/N sum_m q(z|x_m)) = I(n; z) <= log N.
+
+    It equals log N if no two posteriors overlap.
+    """
     images = torch.tensor([30, 60, 120, 125, 200], dtype=torch.uint8)[:, None, None, None]
     size, encoder, prior = len(images), Encoder(1, std), VampPrior(len(images), [1, 1, 1]).double()
     prior.start_from(images, binarized=False)
@@ -179,7 +196,7 @@ def test_kl_to_a_vamp_prior_of_the_data_is_the_information_between_image_and_lat
         conditional = 0.5 * math.log(2 * math.pi * math.e) + q.std.log().mean()
         information = float(entropy - conditional)
         by_quadrature = float((log_q.exp() * (log_q - p.log_prob(z))).sum() * step / size)
-        samples = q.rsample(draws(40_000, size, 1, seed=8))
+        samples = q.transform(draws(40_000, size, 1, seed=8))
         terms = Terms(samples.new_zeros(40_000, size), samples, q, p)
         assert kl_divergence(q, p) is None
         error = float((terms.log_q - terms.log_p).std() / math.sqrt(terms.log_q.numel()))

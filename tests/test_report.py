@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vae_lightning import report, sweep
+from vae_lightning.sweeps import plots, tables
 
 
 @pytest.fixture
@@ -18,7 +18,9 @@ def folder(tmp_path: Path) -> Path:
     for number, (beta, kl, recon) in enumerate(((1, 12.0, 18.0), (4, 6.0, 27.0), (9, None, None))):
         job = tmp_path / "sweep" / f"beta={beta}"
         (job / ".hydra").mkdir(parents=True)
-        (job / ".hydra" / "overrides.yaml").write_text(f"- objective.beta={beta}\n- model.latent_dim=8\n")
+        (job / ".hydra" / "overrides.yaml").write_text(
+            f"- objective.beta={beta}\n- model.latent_dim=8\n"
+        )
         failed = kl is None
         (job / "status.json").write_text(
             json.dumps({"state": "failed", "reason": "no"} if failed else {"state": "finished"})
@@ -34,6 +36,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "sweep"
 
 
+@pytest.mark.slow
 def test_report_writes_the_table_and_the_plots(folder: Path) -> None:
     command = [sys.executable, "-m", "vae_lightning.report", f"sweep={folder}"]
     result = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, timeout=300)
@@ -50,23 +53,24 @@ def test_report_writes_the_table_and_the_plots(folder: Path) -> None:
 
 
 def test_jobs_are_named_by_what_they_differ_in(folder: Path) -> None:
-    rows = sorted(sweep.collect(folder), key=lambda row: row["folder"])
-    assert report.labels(rows) == ["beta=1", "beta=4", "beta=9"]
-    assert report.labels(rows[:1]) == ["the job"]
+    rows = sorted(tables.collect(folder), key=lambda row: row["folder"])
+    assert plots.labels(rows) == ["beta=1", "beta=4", "beta=9"]
+    assert plots.labels(rows[:1]) == ["the job"]
 
 
 def test_plots_show_the_numbers(folder: Path) -> None:
     from matplotlib.figure import Figure
 
-    rows = sorted(sweep.collect(folder), key=lambda row: row["folder"])[:2]
+    rows = sorted(tables.collect(folder), key=lambda row: row["folder"])[:2]
     axes = Figure().add_subplot()
-    report.rate_distortion(axes, rows, ["a", "b"])
+    plots.rate_distortion(axes, rows, ["a", "b"])
     assert axes.collections[0].get_offsets().tolist() == [[12, 18], [6, 27]]
     axes = Figure().add_subplot()
-    report.active_units(axes, rows, ["a", "b"])
+    plots.active_units(axes, rows, ["a", "b"])
     assert [bar.get_width() for bar in axes.patches] == [8, 7]
 
 
+@pytest.mark.slow
 def test_a_folder_without_jobs_is_one_line_and_exit_2(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "vae_lightning.report", f"sweep={tmp_path}"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)

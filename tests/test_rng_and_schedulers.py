@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vae_lightning import rng
-from vae_lightning.schedulers import Cosine
+from vae_lightning.training.schedulers import Cosine
 
 
 def test_a_stream_depends_on_its_name_alone() -> None:
@@ -16,9 +16,14 @@ def test_a_stream_depends_on_its_name_alone() -> None:
     assert torch.equal(first, rng.normal((4, 5), "cpu", 0, "noise", 0, 7))
 
 
-@pytest.mark.parametrize("other", [(1, "noise", 0, 7), (0, "noise", 1, 7), (0, "noise", 0, 8), (0, "pixels", 0, 7)])
-def test_seed_rank_step_and_name_each_make_another_stream(other: tuple[int, str, int, int]) -> None:
-    first, second = rng.normal((10_000,), "cpu", 0, "noise", 0, 7), rng.normal((10_000,), "cpu", *other)
+@pytest.mark.parametrize(
+    "other", [(1, "noise", 0, 7), (0, "noise", 1, 7), (0, "noise", 0, 8), (0, "pixels", 0, 7)]
+)
+def test_seed_rank_step_and_name_each_change_the_stream(other: tuple[int, str, int, int]) -> None:
+    first, second = (
+        rng.normal((10_000,), "cpu", 0, "noise", 0, 7),
+        rng.normal((10_000,), "cpu", *other),
+    )
     assert abs(float(torch.corrcoef(torch.stack([first, second]))[0, 1])) < 5 / math.sqrt(10_000)
 
 

@@ -1,4 +1,4 @@
-"""A run from Python: its numbers are the module's and evaluate's, and what cannot be is refused in one line."""
+"""A run from Python: its numbers agree with evaluate, and a mistake is a one-line error."""
 
 import re
 import shutil
@@ -7,16 +7,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Command
 from omegaconf import OmegaConf
-from tiny import tiny, tiny_model
 from torch import Tensor
 
-from vae_lightning import evaluate, load_run, loading, runs
-from vae_lightning.run_api import Encoding, Run
+from helpers import Command, tiny, tiny_model
+from vae_lightning import evaluate, load_run
+from vae_lightning.evaluation.latents import Moments
+from vae_lightning.networks import Condition
+from vae_lightning.runs.run import Run
+from vae_lightning.storage import run_folder as runs
 
 ROOT = Path(__file__).parent.parent
-SMALL = ("model.latent_dim=3", "model.hidden_dims=[16]", "data.val_size=100", "trainer.max_epochs=2")
+SMALL = (
+    "model.latent_dim=3",
+    "model.hidden_dims=[16]",
+    "data.val_size=100",
+    "trainer.max_epochs=2",
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +41,11 @@ def tiny_run(*overrides: str) -> tuple[Run, Tensor]:
     return Run(Path("run"), cfg, module.eval(), "best", 0), x
 
 
-def test_the_readmes_example_runs(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (ROOT / "README.md").read_text().partition("## Use a run from Python")[2]
+@pytest.mark.slow
+def test_the_example_of_the_documents_runs(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (ROOT / "docs" / "usage.md").read_text().partition("## Use a run from Python")[2]
     code = re.search(r"```python\n(.*?)```", text, re.DOTALL).group(1)
     assert len(code.splitlines()) <= 10
     shutil.copytree(trained, tmp_path / re.search(r'load_run\("(.*?)"', code).group(1))
@@ -43,11 +53,16 @@ def test_the_readmes_example_runs(trained: Path, tmp_path: Path, monkeypatch: py
     exec(code, {})
 
 
+@pytest.mark.slow
 def test_the_numbers_are_those_of_evaluate(trained: Path) -> None:
     run = load_run(str(trained))
     assert (run.checkpoint, run.step > 0) == ("best", True)
-    found = evaluate.measure(OmegaConf.create({"samples": 20, "compile": "auto"}), loading.load(trained))
-    assert float(-run.log_prob(run.images(), num_samples=20).mean()) == pytest.approx(found["nll"], rel=1e-6)
+    found = evaluate.measure(
+        OmegaConf.create({"samples": 20, "compile": "auto"}), load_run(trained)
+    )
+    assert float(-run.log_prob(run.images(), num_samples=20).mean()) == pytest.approx(
+        found["nll"], rel=1e-6
+    )
     stored = torch.load(trained / runs.LAST, weights_only=True)
     last = load_run(trained, checkpoint="last")
     assert (last.checkpoint, last.step) == ("last", stored["global_step"])
@@ -57,6 +72,7 @@ def test_the_numbers_are_those_of_evaluate(trained: Path) -> None:
         run.images("dev")
 
 
+@pytest.mark.slow
 def test_no_data_are_needed(trained: Path, tmp_path: Path) -> None:
     run = shutil.copytree(trained, tmp_path / "run")
     config = run / ".hydra" / "config.yaml"
@@ -75,7 +91,9 @@ def test_encode_gives_the_moments_of_draws(posterior: str) -> None:
     run, x = tiny_run(f"posterior={posterior}")
     found = run.encode(x)
     with torch.no_grad():
-        z = run.module.encoder(x).rsample(torch.randn(20_000, len(x), 2, generator=torch.Generator().manual_seed(0)))
+        z = run.module.encoder(x).transform(
+            torch.randn(20_000, len(x), 2, generator=torch.Generator().manual_seed(0))
+        )
     rough = posterior == "flow"  # 256 draws
     torch.testing.assert_close(found.mean, z.mean(0), rtol=0, atol=0.3 if rough else 0.05)
     torch.testing.assert_close(found.std, z.std(0), rtol=0.2 if rough else 0.03, atol=0)
@@ -101,7 +119,7 @@ def test_images_may_be_bytes_or_fractions_and_have_no_channel() -> None:
     expected = run.encode(x)
     for same in ((x * 255).round().to(torch.uint8), x[:, 0], x.double(), x.numpy()):
         torch.testing.assert_close(run.encode(same), expected)
-    torch.testing.assert_close(run.encode(x[0, 0]), Encoding(expected.mean[:1], expected.std[:1]))
+    torch.testing.assert_close(run.encode(x[0, 0]), Moments(expected.mean[:1], expected.std[:1]))
     # an image's log p(x) does not depend on what comes after it
     torch.testing.assert_close(run.log_prob(x[:2], 50), run.log_prob(x, 50)[:2])
 
@@ -109,7 +127,10 @@ def test_images_may_be_bytes_or_fractions_and_have_no_channel() -> None:
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (torch.rand(2, 1, 5, 4), r"^x: must have shape \(N, 1, 4, 4\), \(N, 4, 4\) or \(4, 4\), got \(2, 1, 5, 4\)$"),
+        (
+            torch.rand(2, 1, 5, 4),
+            r"^x: must have shape \(N, 1, 4, 4\), \(N, 4, 4\) or \(4, 4\), got \(2, 1, 5, 4\)$",
+        ),
         (torch.rand(2, 3, 4, 4), r"^x: must have shape"),
         (torch.rand(16), r"^x: must have shape"),
         (torch.rand(0, 1, 4, 4), r"^x: must hold at least one image$"),
@@ -134,17 +155,23 @@ def test_pixels_outside_the_support_have_no_log_prob() -> None:
     with pytest.raises(ValueError, match="must be 0 and 1 only"):
         run.log_prob(x * 0.5, 10)
     assert run.encode(x * 0.5).mean.shape == (6, 2)
-    grey, x = tiny_run("likelihood=bernoulli", "likelihood.grey=true")
-    assert grey.log_prob(x, 10).isfinite().all()
+    gray, x = tiny_run("likelihood=bernoulli", "likelihood.gray=true")
+    assert gray.log_prob(x, 10).isfinite().all()
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda run: run.sample(0), "^count=0: must be an integer >= 1$"),
-        (lambda run: run.log_prob(torch.rand(4, 4), num_samples=0), "^num_samples=0: must be an integer >= 1$"),
+        (
+            lambda run: run.log_prob(torch.rand(4, 4), num_samples=0),
+            "^num_samples=0: must be an integer >= 1$",
+        ),
         (lambda run: run.decode(torch.zeros(2, 3)), r"^z: must have shape \(N, 2\), got \(2, 3\)$"),
-        (lambda run: run.sample(2, label=1), "^label: must be left out, as this model is not conditional$"),
+        (
+            lambda run: run.sample(2, label=1),
+            "^label: must be left out, as this model is not conditional$",
+        ),
     ],
 )
 def test_other_mistakes_are_one_line(call: Callable[[Run], object], message: str) -> None:
@@ -156,7 +183,9 @@ def test_a_conditional_model_takes_labels() -> None:
     run, x = tiny_run("model.conditional=true")
     labels = torch.arange(6) % 3
     with torch.no_grad():
-        torch.testing.assert_close(run.encode(x, label=labels).mean, run.module.encoder(x, labels).mean)
+        torch.testing.assert_close(
+            run.encode(x, label=labels).mean, run.module.encoder(x, Condition(labels)).mean
+        )
     assert torch.equal(run.reconstruct(x, label=2), run.reconstruct(x, label=torch.full((6,), 2)))
     assert not torch.equal(run.sample(4, label=2), run.sample(4, label=3))
     assert run.sample(4, label=[1, 2, 3, 4]).shape == (4, 1, 4, 4)
@@ -180,7 +209,7 @@ def damage(run: Path, name: str) -> None:
         shutil.rmtree(run)
     elif name == "no checkpoint":
         shutil.rmtree(run / "checkpoints")
-        runs.set_status(run, "interrupted")
+        runs.write_status(run, "interrupted")
     elif name == "checkpoint cut":
         best.write_bytes(best.read_bytes()[:1000])
     elif name == "other checkpoint":
@@ -192,7 +221,11 @@ def damage(run: Path, name: str) -> None:
     elif name == "key gone":
         config.write_text(config.read_text().replace("image_shape:", "shape:"))
     elif name == "other class":
-        config.write_text(config.read_text().replace("vae_lightning.distributions.StandardNormalPrior", "os.system"))
+        config.write_text(
+            config.read_text().replace(
+                "vae_lightning.distributions.StandardNormalPrior", "os.system"
+            )
+        )
     elif name == "class gone":
         config.write_text(config.read_text().replace("StandardNormalPrior", "FormerPrior"))
     elif name == "other width":
@@ -201,11 +234,15 @@ def damage(run: Path, name: str) -> None:
         (run / "status.json").write_text('{"state": ')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("none", "must be a run folder"),
-        ("no checkpoint", r"has no checkpoint yet \(interrupted\); resume=.* goes on with its training"),
+        (
+            "no checkpoint",
+            r"has no checkpoint yet \(interrupted\); resume=.* goes on with its training",
+        ),
         ("checkpoint cut", "best.ckpt is damaged; the other one is checkpoint=last"),
         ("other checkpoint", "best.ckpt is not a checkpoint of this package"),
         ("config cut", ".hydra is damaged"),
@@ -217,7 +254,9 @@ def damage(run: Path, name: str) -> None:
         ("status cut", "status.json is damaged"),
     ],
 )
-def test_a_damaged_run_says_so_in_one_line(trained: Path, tmp_path: Path, name: str, message: str) -> None:
+def test_a_damaged_run_says_so_in_one_line(
+    trained: Path, tmp_path: Path, name: str, message: str
+) -> None:
     run = shutil.copytree(trained, tmp_path / "run")
     damage(run, name)
     with pytest.raises(ValueError, match=message) as error:
@@ -227,12 +266,13 @@ def test_a_damaged_run_says_so_in_one_line(trained: Path, tmp_path: Path, name: 
         load_run(run, checkpoint="first")
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_loads_with_a_warning(
     trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = shutil.copytree(trained, tmp_path / "run")
     assert load_run(run).step > 0
     assert not caplog.records
-    runs.set_status(run, "interrupted")
+    runs.write_status(run, "interrupted")
     assert load_run(run).step > 0
     assert "is not finished (interrupted); these are the weights of its step" in caplog.text

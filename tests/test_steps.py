@@ -1,47 +1,60 @@
-"""Many optimiser steps in one call by Lightning: the same numbers as one at a time, counted the same."""
+"""Several optimizer steps in one call by Lightning give the same numbers and step counts."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import Command
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
-from omegaconf import open_dict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_cli import assert_same_run
-from tiny import tiny, tiny_model
 
-from vae_lightning import runs, trainers
-from vae_lightning.cli import compose
-from vae_lightning.data import Batch
-from vae_lightning.module import VAE
+from helpers import QUIET, Command, assert_same_run, tiny, tiny_model
+from vae_lightning.compile import fast_path
+from vae_lightning.config.compose import compose
+from vae_lightning.data.images import Batch
+from vae_lightning.storage import run_folder
+from vae_lightning.training.assembly import build_module
+from vae_lightning.training.module import VAE
+from vae_lightning.training.trainer import silence_notices
 
-CHOICES = ("data.val_size=100", "data.batch_size=30", "model.hidden_dims=[20]", "trainer.max_epochs=3")
+CHOICES = (
+    "data.val_size=100",
+    "data.batch_size=30",
+    "model.hidden_dims=[20]",
+    "trainer.max_epochs=3",
+)
 MOVING = ("scheduler=cosine", "annealing=linear", "annealing.steps=30", "data.binarization=dynamic")
-QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
 
 
 def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """Steps and values that do not depend on a clock."""
+    """Steps and values of all scalars that do not depend on a clock."""
     events = EventAccumulator(str(run / "tensorboard")).Reload()
     names = [name for name in events.Tags()["scalars"] if not name.startswith("speed")]
     return {name: [(event.step, event.value) for event in events.Scalars(name)] for name in names}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
 def test_any_number_of_steps_in_a_call_gives_the_same_run_bit_for_bit(
     train: Command, tiny_root: Path, tmp_path: Path, precision: str
 ) -> None:
-    first, *others = (tmp_path / str(steps) for steps in (1, 4, 1000))  # 17 steps an epoch: 17 calls, 5 calls, 1 call
+    # of 17 steps an epoch: 17 calls, 5 calls, 1 call
+    first, *others = (tmp_path / str(steps) for steps in (1, 4, 1000))
     for run in (first, *others):
-        fixed = (f"trainer.precision={precision}", f"trainer.steps_per_execution={run.name}", f"hydra.run.dir={run}")
+        fixed = (
+            f"trainer.precision={precision}",
+            f"trainer.steps_per_execution={run.name}",
+            f"hydra.run.dir={run}",
+        )
         result = train(*CHOICES, *MOVING, *fixed, cwd=tmp_path, data=tiny_root)
         assert result.returncode == 0, result.stderr
     for run in others:
         assert_same_run(first, run)
         assert scalars(first) == scalars(run)
-        one, other = (torch.load(path / "checkpoints" / "last.ckpt", weights_only=True) for path in (first, run))
+        one, other = (
+            torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)
+            for path in (first, run)
+        )
         assert one["global_step"] == other["global_step"] == 3 * 17
         assert one["lr_schedulers"] == other["lr_schedulers"]
         for name, state in one["optimizer_states"][0]["state"].items():
@@ -50,10 +63,10 @@ def test_any_number_of_steps_in_a_call_gives_the_same_run_bit_for_bit(
 
 
 class Watching(Callback):
-    """A user's, that wants to see each step."""
+    """A user's callback with a hook for each step."""
 
     def on_train_batch_end(self, *_: object) -> None:
-        """Sees it."""
+        """Does nothing."""
 
 
 @pytest.mark.parametrize(
@@ -67,36 +80,35 @@ class Watching(Callback):
         (("accelerator=ddp_cpu",), [], 1),
     ],
 )
-def test_where_lightning_has_something_to_do_at_each_step_a_call_is_one_step(
+def test_a_call_is_one_step_if_a_callback_or_an_option_needs_each_step(
     overrides: tuple[str, ...], callbacks: list[Callback], steps: int
 ) -> None:
     trainer = Trainer(**QUIET, callbacks=callbacks)
-    assert trainers.steps_per_execution(compose("config", list(overrides)), trainer) == steps
+    assert fast_path.steps_per_execution(compose("config", list(overrides)), trainer) == steps
 
 
-def test_a_run_stored_before_there_was_a_choice_takes_one_step_at_a_time() -> None:
-    cfg = compose("config", [])
-    with open_dict(cfg):
-        del cfg.trainer["steps_per_execution"]
-    assert trainers.steps_per_execution(cfg, Trainer(**QUIET)) == 1
-
-
-def test_lightnings_own_clipping_still_works(train: Command, tiny_root: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_gradient_clipping_of_lightning_works(
+    train: Command, tiny_root: Path, tmp_path: Path
+) -> None:
     clip = "+trainer.gradient_clip_val=1e-30"
-    result = train(*CHOICES, clip, "optimizer.eps=1", "hydra.run.dir=run", cwd=tmp_path, data=tiny_root)
+    result = train(
+        *CHOICES, clip, "optimizer.eps=1", "hydra.run.dir=run", cwd=tmp_path, data=tiny_root
+    )
     assert result.returncode == 0, result.stderr
-    cfg, _ = runs.read_config(tmp_path / "run", "run")
-    initial = trainers.build_module(cfg).state_dict()
-    last = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    cfg, _ = run_folder.read_config(tmp_path / "run", "run")
+    initial = build_module(cfg).state_dict()
+    last = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)[
+        "state_dict"
+    ]
     assert all(torch.allclose(initial[name], value, atol=1e-12) for name, value in last.items())
 
 
 def test_a_step_on_a_cpu_does_not_look_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # as importing Lightning does
-    trainers.quiet()
+    silence_notices()
     model, x, _ = tiny_model(tiny("accelerator=cpu"))
-    model.start()
     monkeypatch.setattr(VAE, "global_step", 0)
     optimizer = model.train().make_optimizer(model.parameters())
     monkeypatch.setattr(torch.cuda, "device_count", lambda: pytest.fail("looked for GPUs"))
-    model.optimize(Batch(x, torch.arange(len(x)), len(x)), optimizer)
+    model.take_step(Batch(x, torch.arange(len(x)), len(x)), optimizer, 0)

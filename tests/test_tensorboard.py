@@ -1,4 +1,4 @@
-"""What a person sees in TensorBoard, in a real browser, of a finished, a failed and an interrupted run."""
+"""TensorBoard in a real browser shows a finished, a failed and an interrupted run."""
 
 import json
 import re
@@ -9,17 +9,28 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import DEEP, Browser
-from conftest import Command
 
-SMALL = ("model.latent_dim=2", "model.hidden_dims=[20]", "data.val_size=100", "trainer.max_epochs=2")
+from browser import DEEP, Browser
+from helpers import Command
+
+pytestmark = pytest.mark.slow
+
+SMALL = (
+    "model.latent_dim=2",
+    "model.hidden_dims=[20]",
+    "data.val_size=100",
+    "trainer.max_epochs=2",
+)
 
 
 @pytest.fixture(scope="module")
 def logs(train: Command, tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three runs."""
+    """A folder with three runs."""
     folder = tmp_path_factory.mktemp("logs")
-    for name, override, code in (("done", "objective.beta=1", 0), ("failed", "optimizer.lr=1e30", 1)):
+    for name, override, code in (
+        ("done", "objective.beta=1", 0),
+        ("failed", "optimizer.lr=1e30", 1),
+    ):
         result = train(*SMALL, override, f"hydra.run.dir={name}", cwd=folder, data=tiny_root)
         assert result.returncode == code, result.stderr
     command = [sys.executable, "-m", "vae_lightning.train", *SMALL[:-1], "trainer.max_epochs=10000"]
@@ -34,10 +45,19 @@ def logs(train: Command, tiny_root: Path, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module")
 def address(browser: Browser, logs: Path) -> Iterator[str]:  # noqa: ARG001 - without a browser no run is made
-    """Of TensorBoard on the three runs."""
-    command = [sys.executable, "-m", "tensorboard.main", f"--logdir={logs}", "--port=0", "--host=127.0.0.1"]
+    """The address of TensorBoard for the three runs."""
+    command = [
+        sys.executable,
+        "-m",
+        "tensorboard.main",
+        f"--logdir={logs}",
+        "--port=0",
+        "--host=127.0.0.1",
+    ]
     command += ["--load_fast=false", "--reload_multifile=true"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
         for line in process.stdout:
             if found := re.search(r"http://127\.0\.0\.1:\d+/", line):
                 break
@@ -52,20 +72,27 @@ def metrics(run: Path) -> dict[str, float]:
 def test_recon_and_kl_are_on_one_chart(address: str, browser: Browser) -> None:
     browser.open(address + "#custom_scalars")
     page = browser.wait_for("recon and KL", "-ELBO", "done/tensorboard", "interrupted/tensorboard")
-    assert "Matches\n (8)" in page or "Matches (8)" in page, "train and val, recon and kl, of two runs"
+    assert "Matches\n (8)" in page or "Matches (8)" in page, (
+        "train and val, recon and kl, of two runs"
+    )
 
 
 def test_pictures_can_be_scrubbed_through(address: str, browser: Browser, logs: Path) -> None:
     browser.open(address + "#images")
     browser.wait_for(*(path.stem for path in (logs / "done" / "pictures").iterdir()))
-    browser.until(f"({DEEP})(document.body, (node) => node.nodeName === 'IMG' && node.naturalWidth > 100).length >= 2")
+    is_picture = "(node) => node.nodeName === 'IMG' && node.naturalWidth > 100"
+    browser.until(f"({DEEP})(document.body, {is_picture}).length >= 2")
 
 
-def test_hparams_compares_finished_failed_and_interrupted_runs(address: str, browser: Browser, logs: Path) -> None:
+def test_hparams_compares_finished_failed_and_interrupted_runs(
+    address: str, browser: Browser, logs: Path
+) -> None:
     browser.open(address + "#hparams")
     found = metrics(logs / "done")
     shown = [f"{found[f'test/{term}']:#.5g}" for term in ("neg_elbo", "recon", "kl")]
-    page = browser.wait_for(*(f"{name}/tensorboard" for name in ("done", "failed", "interrupted")), *shown)
+    page = browser.wait_for(
+        *(f"{name}/tensorboard" for name in ("done", "failed", "interrupted")), *shown
+    )
     assert "test/neg_elbo\ntest/recon\ntest/kl\ntest/loss\nval/neg_elbo" in page
     assert "-1.0000" not in page
     assert "model.latent_dim" in page

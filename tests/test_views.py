@@ -8,21 +8,25 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tiny import options, tiny
 from torch import Tensor
 from torch.special import ndtr
 
-from vae_lightning import drawing
+from helpers import tiny
+from vae_lightning.config.compose import choices
+from vae_lightning.networks import Condition
 from vae_lightning.pictures import KINDS, animate, view
-from vae_lightning.trainers import build_module
-from vae_lightning.views import Viewer
+from vae_lightning.plots import canvas
+from vae_lightning.plots.views import Viewer
+from vae_lightning.training.assembly import build_module
 
 X = torch.rand(30, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(30) % 10
 
 
 def viewer(*overrides: str, label: int | None = None, seed: int = 0) -> Viewer:
-    return Viewer(build_module(tiny(*overrides)).eval(), X, LABELS, "data, model, -ELBO", seed, label)
+    return Viewer(
+        build_module(tiny(*overrides)).eval(), X, LABELS, "data, model, -ELBO", seed, label
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -33,18 +37,24 @@ def _no_gradients() -> Iterator[None]:
 
 def cells(picture: Image.Image, rows: int, columns: int, scale: int = 2) -> Tensor:
     """The images (R, C, H, W) in [0, 1] back out of a grid, which ends at the lower and, if wide, the right margin."""
-    step = 4 * scale + drawing.GAP
+    step = 4 * scale + canvas.GAP
     pixels = torch.frombuffer(bytearray(picture.convert("L").tobytes()), dtype=torch.uint8)
     pixels = pixels.view(picture.height, picture.width)
-    top = picture.height - drawing.MARGIN + drawing.GAP - rows * step
-    black = (pixels[top : top + step * rows : step] < 255).all(0)  # each row's first line: names stand lower
+    top = picture.height - canvas.MARGIN + canvas.GAP - rows * step
+    black = (pixels[top : top + step * rows : step] < 255).all(
+        0
+    )  # each row's first line: names stand lower
     left = int(black.nonzero()[0])
     sheet = pixels[top : top + rows * step, left : left + columns * step]
-    sheet = sheet.unfold(0, step, step).unfold(1, step, step)[..., : 4 * scale : scale, : 4 * scale : scale]
+    sheet = sheet.unfold(0, step, step).unfold(1, step, step)[
+        ..., : 4 * scale : scale, : 4 * scale : scale
+    ]
     return sheet / 255
 
 
-PAIRS = set(itertools.product(options("posterior"), options("prior"))) - {("flow", "vamp")}  # which is refused
+PAIRS = set(itertools.product(choices("posterior"), choices("prior"))) - {
+    ("flow", "vamp")
+}  # which is refused
 
 
 @pytest.mark.parametrize(("posterior", "prior"), sorted(PAIRS))
@@ -56,11 +66,13 @@ def test_every_kind_is_drawn_for_every_posterior_and_prior(posterior: str, prior
     assert len(set(shown.kl_bars().convert("L").tobytes())) > 2
 
 
-@pytest.mark.parametrize("likelihood", options("likelihood"))
-@pytest.mark.parametrize("model", options("model"))
+@pytest.mark.parametrize("likelihood", choices("likelihood"))
+@pytest.mark.parametrize("model", choices("model"))
 def test_every_model_and_likelihood_is_drawn(model: str, likelihood: str) -> None:
     for conditional in ("false", "true"):
-        shown = viewer(f"model={model}", f"likelihood={likelihood}", f"model.conditional={conditional}")
+        shown = viewer(
+            f"model={model}", f"likelihood={likelihood}", f"model.conditional={conditional}"
+        )
         assert shown.samples(9).width > 30
         assert shown.traversals(3).width > 30
 
@@ -70,7 +82,9 @@ def test_reconstructions_are_the_images_above_the_decoded_means() -> None:
     found = cells(shown.reconstructions(10), 2, 10)
     means = shown.module.encoder(X[:10]).mean
     torch.testing.assert_close(found[0], X[:10, 0], rtol=0, atol=0.5 / 255 + 1e-6)
-    torch.testing.assert_close(found[1], shown.module.decoder(means[None]).mean[0, :, 0], rtol=0, atol=0.5 / 255 + 1e-6)
+    torch.testing.assert_close(
+        found[1], shown.module.decoder(means[None]).mean[0, :, 0], rtol=0, atol=0.5 / 255 + 1e-6
+    )
 
 
 def test_samples_are_those_of_the_seed_and_a_conditional_model_draws_a_class_a_column() -> None:
@@ -79,9 +93,13 @@ def test_samples_are_those_of_the_seed_and_a_conditional_model_draws_a_class_a_c
     shown = viewer("model.conditional=true")
     generator = torch.Generator().manual_seed(0)
     z, labels = torch.randn(100, 2, generator=generator), torch.arange(100) % 10
-    torch.testing.assert_close(shown.decode(z, labels), shown.module.decoder(z[None], labels).mean[0])
+    torch.testing.assert_close(
+        shown.decode(z, labels), shown.module.decoder(z[None], Condition(labels)).mean[0]
+    )
     sevens = viewer("model.conditional=true", label=7)
-    torch.testing.assert_close(sevens.decode(z, labels), shown.module.decoder(z[None], torch.full((100,), 7)).mean[0])
+    torch.testing.assert_close(
+        sevens.decode(z, labels), shown.module.decoder(z[None], Condition(torch.full((100,), 7))).mean[0]
+    )
     assert sevens.samples().tobytes() != shown.samples().tobytes()
 
 
@@ -95,27 +113,37 @@ def test_traversals_move_one_dimension_and_the_most_informative_comes_first() ->
     )
     torch.testing.assert_close(kl, exact.mean(0))
     found = cells(shown.traversals(5), 3, 5)
-    centre, spread = q.mean.mean(0), (q.mean.var(0) + q.std.square().mean(0)).sqrt()
+    center, spread = q.mean.mean(0), (q.mean.var(0) + q.std.square().mean(0)).sqrt()
     z = q.mean[:1].repeat(5, 1)
-    z[:, order[0]] = centre[order[0]] + torch.linspace(-3, 3, 5) * spread[order[0]]
-    torch.testing.assert_close(found[0], shown.module.decoder(z[None]).mean[0, :, 0], rtol=0, atol=0.5 / 255 + 1e-6)
+    z[:, order[0]] = center[order[0]] + torch.linspace(-3, 3, 5) * spread[order[0]]
+    torch.testing.assert_close(
+        found[0], shown.module.decoder(z[None]).mean[0, :, 0], rtol=0, atol=0.5 / 255 + 1e-6
+    )
 
 
 def test_interpolation_is_spherical() -> None:
     start, end = torch.tensor([[3.0, 0.0], [1.0, 1.0]]), torch.tensor([[0.0, 3.0], [2.0, 2.0]])
     path = viewer().interpolation(start, end, 5)
     angle = torch.linspace(0, torch.pi / 2, 5)
-    torch.testing.assert_close(path[0], 3 * torch.stack([angle.cos(), angle.sin()], dim=-1), atol=1e-6, rtol=0)
-    torch.testing.assert_close(path[1], torch.linspace(1, 2, 5)[:, None].expand(-1, 2))  # parallel: straight
+    torch.testing.assert_close(
+        path[0], 3 * torch.stack([angle.cos(), angle.sin()], dim=-1), atol=1e-6, rtol=0
+    )
+    torch.testing.assert_close(
+        path[1], torch.linspace(1, 2, 5)[:, None].expand(-1, 2)
+    )  # parallel: straight
     torch.testing.assert_close(path[:, 0], start)
     torch.testing.assert_close(path[:, -1], end, atol=1e-6, rtol=0)
 
 
-def test_the_manifold_is_the_plane_at_equal_steps_of_probability(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_manifold_is_the_plane_at_equal_steps_of_probability(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     seen = []
     shown = viewer()
     decode = Viewer.decode
-    monkeypatch.setattr(Viewer, "decode", lambda self, z, labels: (seen.append(z), decode(self, z, labels))[1])
+    monkeypatch.setattr(
+        Viewer, "decode", lambda self, z, labels: (seen.append(z), decode(self, z, labels))[1]
+    )
     shown.manifold(5)
     right, up = ndtr(seen[0]).unflatten(0, (5, 5)).unbind(-1)
     torch.testing.assert_close(right[0], torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9]))
@@ -132,4 +160,4 @@ def test_the_animation_goes_from_each_image_to_the_next_and_back(tmp_path: Path)
     animate(tmp_path / "a.gif", viewer(), 3)
     with Image.open(io.BytesIO((tmp_path / "a.gif").read_bytes())) as picture:
         assert picture.n_frames > 20
-        assert picture.size == (3 * (4 * 3 + drawing.GAP), 4 * 3 + drawing.GAP)
+        assert picture.size == (3 * (4 * 3 + canvas.GAP), 4 * 3 + canvas.GAP)

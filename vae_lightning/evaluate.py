@@ -1,4 +1,7 @@
-"""Evaluate: ``python -m vae_lightning.evaluate run=RUN``. NLL by importance sampling, information, codes, pictures."""
+"""Evaluates a run: ``python -m vae_lightning.evaluate run=RUN``.
+
+Estimates the NLL by importance sampling and measures the latents and the samples.
+"""
 
 import sys
 from pathlib import Path
@@ -7,70 +10,75 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from vae_lightning import cli, config, runs
+from vae_lightning.checks.ranges import AutoOrBoolean, Integer, Option
+from vae_lightning.cli import tables
+from vae_lightning.cli.command import RUN_OPTIONS, command
+from vae_lightning.storage.files import write_json
+from vae_lightning.storage.run_folder import require_run
 
 if TYPE_CHECKING:
-    from vae_lightning.loading import Loaded
+    from vae_lightning.runs.run import Run
 
-COMPILED_FROM = 10_000_000  # samples of images that earn back the time of building a graph: benchmarks/README.md
-
-
-def main() -> None:
-    """The command line."""
-    with cli.exit_codes():
-        cfg = cli.command("evaluate", sys.argv[1:])
-        if cfg is None:
-            return
-        with cli.usage(ValueError):
-            if not config.whole(cfg.samples, 1):
-                raise ValueError(f"samples={cfg.samples}: must be an integer >= 1")
-            if not config.automatic(cfg.compile):
-                raise ValueError(f"compile={cfg.compile}: must be auto, true or false")
-            runs.require(Path(cfg.run), "run")  # before anything heavy is imported
-            from vae_lightning import loading
-
-            loaded = loading.load(Path(cfg.run), cfg.checkpoint, cfg.trust)
-        evaluate(cfg, loaded)
+# with fewer samples, compiling a graph takes longer than it saves: see benchmarks/README.md
+MIN_SAMPLES_TO_COMPILE = 10_000_000
 
 
-def evaluate(cfg: DictConfig, loaded: "Loaded") -> None:
-    """Evaluates, writes RUN/evaluation.json and TensorBoard scalars, prints the table."""
+OPTIONS = RUN_OPTIONS | {
+    "samples": Option("importance samples per image for the NLL", Integer(1)),
+    "compile": Option(
+        "compile the decoder, on a CPU with a C++ compiler; auto: from 10 million samples in total"
+        " (images times samples); changes the results only by rounding",
+        AutoOrBoolean(),
+    ),
+}
+
+
+@command("evaluate", OPTIONS)
+def main(cfg: DictConfig) -> None:
+    """Evaluates a run, writes RUN/evaluation.json and TensorBoard scalars, prints a table."""
+    folder = Path(cfg.run)
+    require_run(folder, "run")  # before the heavy imports
     from torch.utils.tensorboard import SummaryWriter
 
-    run = Path(cfg.run)
-    found = {"data": loaded.data.name, "likelihood": loaded.module.decoder.description}
-    found |= {"checkpoint": cfg.checkpoint, "samples": cfg.samples} | measure(cfg, loaded)
-    runs.write_json(run / "evaluation.json", found)
-    with SummaryWriter(str(run / "tensorboard")) as writer:
-        for name, value in found.items():
+    from vae_lightning.runs.load import load_run
+
+    run = load_run(folder, cfg.checkpoint, cfg.trust)
+    results = {"data": run.data.name, "likelihood": run.module.decoder.description}
+    results |= {"checkpoint": cfg.checkpoint, "samples": cfg.samples} | measure(cfg, run)
+    write_json(folder / "evaluation.json", results)
+    with SummaryWriter(str(folder / "tensorboard")) as writer:
+        for name, value in results.items():
             if isinstance(value, int | float):
-                writer.add_scalar(f"evaluation/{name}", value, loaded.step)
-    width = max(len(name) for name in found)
-    for name, value in found.items():
-        print(f"{name:<{width}}  {value:.4f}" if isinstance(value, float) else f"{name:<{width}}  {value}")
+                writer.add_scalar(f"evaluation/{name}", value, run.step)
+    print(tables.pairs(results))
 
 
-def measure(cfg: DictConfig, loaded: "Loaded") -> dict[str, float | int]:
-    """The figures over all test images; terms in nats per image."""
-    from vae_lightning import evaluation, onednn, trainers
+def measure(cfg: DictConfig, run: "Run") -> dict[str, float | int]:
+    """Returns the metrics over all test images; NLL and ELBO terms in nats per image."""
+    from vae_lightning.compile.onednn import products
+    from vae_lightning.evaluation.latents import measure_latents
+    from vae_lightning.evaluation.likelihood import log_likelihoods
+    from vae_lightning.evaluation.samples import measure_samples
+    from vae_lightning.training.trainer import build_tester
 
-    _, module, data, _ = loaded
-    trainer = trainers.build_trainer(loaded.cfg)
-    (terms,) = trainer.test(module, data, verbose=False)  # the same code and noise as at the end of training
+    module, data = run.module, run.data
+    # the same code and noise as the test at the end of training
+    (terms,) = build_tester(run.cfg).test(module, data, verbose=False)
     module.eval().to(data.images["test"].device)
     hidden = not sys.stderr.isatty()
     total = data.images_in("test") * cfg.samples
     on_cpu = data.images["test"].device.type == "cpu"
-    compiles = on_cpu and (total >= COMPILED_FROM if cfg.compile == "auto" else cfg.compile)
+    is_worthwhile = total >= MIN_SAMPLES_TO_COMPILE
+    compiles = on_cpu and (is_worthwhile if cfg.compile == "auto" else cfg.compile)
     bar = tqdm(total=total, unit="sample", unit_scale=True, disable=hidden)
-    with bar, onednn.products():
-        nll = -evaluation.log_likelihoods(module, data, cfg.samples, bar.update, compiles)
+    with bar, products():
+        nll = -log_likelihoods(module, data, cfg.samples, bar.update, compiles)
     return {
         "nll": float(nll.mean()),
         "nll_se": float(nll.std() / len(nll) ** 0.5),
         **{name: terms[f"test/{name}"] for name in ("neg_elbo", "recon", "kl")},
-        **evaluation.codes_of(module, data),
-        **evaluation.pictures_of(module, data),
+        **measure_latents(module, data),
+        **measure_samples(module, data),
     }
 
 

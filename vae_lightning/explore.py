@@ -1,4 +1,7 @@
-"""Explore: ``python -m vae_lightning.explore run=RUN``. One HTML file in which the latent space is dragged through."""
+"""Writes an interactive page: ``python -m vae_lightning.explore run=RUN``.
+
+The page is one HTML file; dragging a point through the latent space decodes it in the browser.
+"""
 
 import sys
 from pathlib import Path
@@ -7,106 +10,112 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from vae_lightning import cli, config, runs
+from vae_lightning.checks.errors import ConfigError
+from vae_lightning.checks.ranges import AnyOf, Choice, Integer, Option, Text
+from vae_lightning.cli.command import RUN_OPTIONS, command
+from vae_lightning.storage.files import read_json, write_text
+from vae_lightning.storage.run_folder import require_run
 
 if TYPE_CHECKING:
     from vae_lightning.explorer.encoded import Encoded
     from vae_lightning.explorer.translate import Op
-    from vae_lightning.loading import Loaded
+    from vae_lightning.runs.run import Run
 
-REFERENCES = 4  # images whose pixels by PyTorch the page holds, to compare its own with
-
-
-def main() -> None:
-    """The command line."""
-    with cli.exit_codes():
-        cfg = cli.command("explore", sys.argv[1:])
-        if cfg is None:
-            return
-        with cli.usage(ValueError):
-            check(cfg)
-            loaded, ops, classes = load(cfg)
-        print(f"page  {explore(cfg, loaded, ops, classes)}")
+NUM_REFERENCES = 4  # images decoded by PyTorch, with which the page compares its own decoder
 
 
-def check(cfg: DictConfig) -> None:
-    """Raises ValueError for what can be seen to be wrong before anything heavy is imported."""
-    if not config.whole(cfg.images, 1):
-        raise ValueError(f"images={config.show(cfg.images)}: must be an integer >= 1")
-    if cfg.output is not None and Path(cfg.output).suffix != ".html":
-        raise ValueError(f"output={cfg.output}: must end in .html")
-    runs.read_config(Path(cfg.run), "run")
+OPTIONS = RUN_OPTIONS | {
+    "images": Option("number of test images, the first of the test set", Integer(1)),
+    "output": Option(
+        "the page; null: RUN/pictures/explore.html",
+        AnyOf((Text("a file that ends in .html", ".html"), Choice((None,)))),
+    ),
+}
 
 
-def load(cfg: DictConfig) -> tuple["Loaded", list["Op"], int]:
-    """The run, its decoder as operations, and the labels it takes; ValueError where the page cannot compute it."""
-    from vae_lightning import loading
-    from vae_lightning.explorer import translate
+@command("explore", OPTIONS)
+def main(cfg: DictConfig) -> None:
+    """Writes the page and prints its path."""
+    require_run(Path(cfg.run), "run")  # before the heavy imports
+    from vae_lightning.explorer.translate import translate
+    from vae_lightning.runs.load import load_run
 
-    loaded = loading.load(Path(cfg.run), cfg.checkpoint, cfg.trust)
+    run = load_run(cfg.run, cfg.checkpoint, cfg.trust)
     try:
-        ops, classes = translate.translate(loaded.module.decoder, loaded.module.latent_dim)
-    except ValueError as error:
-        raise ValueError(f"run={cfg.run}: {error}") from error
-    return loaded, ops, classes
+        ops, classes = translate(run.module.decoder, run.module.latent_dim)
+    except ConfigError as error:
+        raise ConfigError(f"run={cfg.run}: {error}") from error
+    print(f"page  {explore(cfg, run, ops, classes)}")
 
 
-def explore(cfg: DictConfig, loaded: "Loaded", ops: list["Op"], classes: int) -> Path:
+def explore(cfg: DictConfig, run: "Run", ops: list["Op"], classes: int) -> Path:
     """Encodes the test images, writes the page and returns its path."""
     from vae_lightning.explorer import encoded, page
 
-    _, module, data, _ = loaded
-    count = min(cfg.images, data.images_in("test"))
+    count = min(cfg.images, run.data.images_in("test"))
     with tqdm(total=count, unit="image", disable=not sys.stderr.isatty()) as bar:
-        found = encoded.encode(module, data, count, bar.update)
-    title, facts = about(cfg, loaded)
+        found = encoded.encode(run.module, run.data, count, bar.update)
     content = {
-        "title": title,
-        "facts": facts,
-        "likelihood": module.decoder.description,
-        "names": names(loaded, int(found.labels.max()) + 1, classes),
+        "title": run.description,
+        "facts": facts(cfg, run),
+        "likelihood": run.module.decoder.description,
+        "names": names(run, int(found.labels.max()) + 1, classes),
         "classes": classes,
-        "reference": reference(loaded, found),
+        "reference": reference(run, found),
         "decoder": page.decoder_content(ops),
         **page.encoded_content(found),
     }
     output = Path(cfg.output or Path(cfg.run, "pictures", "explore.html"))
-    runs.replace(output, page.render(content, title))
+    write_text(output, page.render(content, run.description))
     return output
 
 
-def reference(loaded: "Loaded", found: "Encoded") -> str:
-    """The decoded means of the first images by PyTorch."""
+def reference(run: "Run", found: "Encoded") -> str:
+    """Returns the reconstructions of the first images by PyTorch, encoded in base64."""
     import torch
 
     from vae_lightning.explorer.page import base64_of
 
-    _, condition = loaded.data.inputs("test", slice(REFERENCES))
+    _, condition = run.data.inputs("test", slice(NUM_REFERENCES))
     with torch.no_grad():
-        return base64_of(loaded.module.decoder(found.mean[:REFERENCES].unsqueeze(0), *condition).mean)
+        z = found.mean[:NUM_REFERENCES].unsqueeze(0)  # (1, N, L)
+        return base64_of(run.module.decoder(z, condition).mean)
 
 
-def about(cfg: DictConfig, loaded: "Loaded") -> tuple[str, list[tuple[str, str]]]:
-    """The page's title, and the run's test metrics if they are of this checkpoint: (name, value with unit)."""
-    from vae_lightning import verify
+def facts(cfg: DictConfig, run: "Run") -> list[tuple[str, str]]:
+    """Returns (name, value with unit) pairs that describe the model.
 
-    facts = [("parameters", f"{sum(parameter.numel() for parameter in loaded.module.parameters()):,}")]
-    metrics = runs.read_json(Path(cfg.run) / "metrics.json")
+    They include the test metrics of the run if these belong to the loaded checkpoint.
+    """
+    count = sum(parameter.numel() for parameter in run.module.parameters())
+    found = [("parameters", f"{count:,}")]
+    metrics = read_json(Path(cfg.run) / "metrics.json")
     if metrics.get("checkpoint") == cfg.checkpoint and "test/recon" in metrics:
         terms = {"\u2212ELBO": "test/neg_elbo", "recon": "test/recon", "KL": "test/kl"}
-        facts = [(f"test {name}", f"{metrics[key]:.2f} nats") for name, key in terms.items()] + facts
-    return verify.title(loaded), [*facts, ("checkpoint", cfg.checkpoint)]
+        tests = [(f"test {name}", f"{metrics[key]:.2f} nats") for name, key in terms.items()]
+        found = tests + found
+    return [*found, ("checkpoint", cfg.checkpoint)]
 
 
-def names(loaded: "Loaded", least: int, classes: int) -> list[str]:
-    """What each label is called: the data set's own names where it has them ('0 - zero' is 0), else its number."""
+def names(run: "Run", labels: int, classes: int) -> list[str]:
+    """Returns a name for each label.
+
+    The names come from the data set if it has enough of them, shortened at " - " ("0 - zero" is
+    "0"). Otherwise they are the numbers.
+
+    Args:
+        run: the run.
+        labels: the number of labels in the data.
+        classes: the number of classes of a conditional model, else 0.
+    """
     from torch.utils.data import Dataset
 
-    from vae_lightning.build import find_class
+    from vae_lightning.config.instantiate import find_class
 
-    dataset = find_class(loaded.cfg.data.dataset["_target_"], Dataset, loaded.cfg.trust)
-    own = [str(name).split(" - ")[0] for name in getattr(dataset, "classes", [])]
-    return own if len(own) >= max(least, classes) else [str(label) for label in range(max(least, classes))]
+    dataset = find_class(run.cfg.data.dataset["_target_"], Dataset, run.cfg.trust)
+    known = [str(name).split(" - ")[0] for name in getattr(dataset, "classes", [])]
+    count = max(labels, classes)
+    return known if len(known) >= count else [str(label) for label in range(count)]
 
 
 if __name__ == "__main__":

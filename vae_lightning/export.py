@@ -1,60 +1,85 @@
-"""Export: ``python -m vae_lightning.export run=RUN format=onnx``. A model for use elsewhere, compared, with a card."""
+"""Exports a model: ``python -m vae_lightning.export run=RUN format=onnx``.
 
+Compares each exported file with the model and writes a model card.
+"""
+
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from vae_lightning import cli, config, extras, runs
+from vae_lightning.checks.errors import ConfigError
+from vae_lightning.checks.ranges import Choice, Option
+from vae_lightning.cli.command import OUTPUT_FOLDER, RUN_OPTIONS, command
+from vae_lightning.config.optional import EXPORT_PACKAGES, require_packages
+from vae_lightning.storage.files import read_json, write_text
+from vae_lightning.storage.run_folder import require_run
 
 if TYPE_CHECKING:
-    from vae_lightning.weights import Stored
+    from vae_lightning.runs.run import Run
 
-TOLERANCE = 1e-4  # of a value, or of 1 where the value is smaller: float32 in another order of operations
+# largest error relative to max(|value|, 1): float32 operations may run in a different order
+TOLERANCE = 1e-4
 
 
-def main() -> None:
-    """The command line."""
-    with cli.exit_codes():
-        cfg = cli.command("export", sys.argv[1:])
-        if cfg is None:
-            return
-        with cli.usage(ValueError):
-            check(cfg)
-            from vae_lightning import weights
+OPTIONS = RUN_OPTIONS | {
+    "format": Option("file format, see below", Choice(tuple(EXPORT_PACKAGES))),
+    "output": Option("output folder; null: RUN/export", OUTPUT_FOLDER),
+}
 
-            stored = weights.read_run(Path(cfg.run), cfg.checkpoint, cfg.trust)
-            records = {name: weights.read_json(Path(cfg.run), f"{name}.json") for name in ("metrics", "evaluation")}
-        export(cfg, stored, records)
+
+@command("export", OPTIONS)
+def main(cfg: DictConfig) -> bool:
+    """Exports a run; returns False if a file differs too much from the model."""
+    check(cfg)
+    from vae_lightning.runs.load import load_run
+
+    folder = Path(cfg.run)
+    require_run(folder, "run")
+    run = load_run(folder, cfg.checkpoint, cfg.trust)
+    records = {name: read_record(folder, name) for name in ("metrics", "evaluation")}
+    return export(cfg, run, records)
+
+
+def read_record(folder: Path, name: str) -> dict[str, object]:
+    """Returns a JSON file of a run, empty if it is missing; raises ConfigError if it is damaged."""
+    try:
+        return read_json(folder / f"{name}.json")
+    except json.JSONDecodeError as error:
+        advice = "remove it, the export does not need it"
+        raise ConfigError(f"run={folder}: {name}.json is damaged ({error}); {advice}") from error
 
 
 def check(cfg: DictConfig) -> None:
-    """Raises ValueError for what can be seen to be wrong without the run: format, packages, folder."""
-    if cfg.format not in extras.FORMATS:
-        raise ValueError(f"format={config.show(cfg.format)}: must be one of {', '.join(extras.FORMATS)}")
-    extras.need(f"format={cfg.format}", extras.FORMATS[cfg.format])
+    """Raises ConfigError for missing packages or an invalid output folder."""
+    require_packages(f"format={cfg.format}", EXPORT_PACKAGES[cfg.format])
     if cfg.output is not None and Path(cfg.output).exists() and not Path(cfg.output).is_dir():
-        raise ValueError(f"output={cfg.output}: must be a folder")
+        raise ConfigError(f"output={cfg.output}: must be a folder")
 
 
-def export(cfg: DictConfig, stored: "Stored", records: dict[str, dict[str, object]]) -> None:
-    """Writes the files and the card, prints the differences; exits with 1 where one is too large."""
-    from vae_lightning import exporting, model_card
+def export(cfg: DictConfig, run: "Run", records: dict[str, dict[str, object]]) -> bool:
+    """Writes the files and the model card, prints the differences; False if one is too large."""
+    from vae_lightning.exporting import graphs, model_card
 
     folder = Path(cfg.output or Path(cfg.run, "export"))
     folder.mkdir(parents=True, exist_ok=True)
     card = folder / f"model_card_{cfg.format}.md"
     card.unlink(missing_ok=True)
     files = []
-    for file in exporting.write(stored, cfg.format, folder):
-        print(f"{file.path}  {file.says}  largest difference to the module {file.difference:.1e}", flush=True)
-        if not file.relative <= TOLERANCE:
+    for file in graphs.write(run, cfg.format, folder):
+        difference = f"largest difference to the module {file.difference:.1e}"
+        print(f"{file.path}  {file.description}  {difference}", flush=True)
+        if not file.relative_difference <= TOLERANCE:
             file.path.unlink()
-            sys.exit(f"error: {file.path.name} differs from the module by {file.difference:g}; it was removed")
+            found = f"{file.path.name} differs from the module by {file.difference:g}"
+            print(f"error: {found}; it was removed", file=sys.stderr)
+            return False
         files.append(file)
-    runs.replace(card, model_card.text(stored, cfg, records, files))
-    print(f"{card}  {stored.checkpoint}.ckpt, step {stored.step}")
+    write_text(card, model_card.text(run, cfg, records, files))
+    print(f"{card}  {run.checkpoint}.ckpt, step {run.step}")
+    return True
 
 
 if __name__ == "__main__":

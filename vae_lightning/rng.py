@@ -1,7 +1,7 @@
-"""Random numbers addressed by name: what is drawn depends on (seed, stream) alone, never on what was drawn before.
+"""Named random streams: the numbers depend only on (seed, stream), not on earlier draws.
 
-So nothing has to be saved to resume exactly, ranks draw different noise, and an extra draw somewhere changes nothing
-elsewhere.
+Therefore an exact resume needs no saved random state, each rank can draw different noise, and an
+additional draw in one place does not change the numbers in another.
 """
 
 from collections.abc import Sequence
@@ -12,16 +12,18 @@ from torch import Tensor
 
 
 def stream_seed(seed: int, *stream: int | str) -> int:
-    """A 63-bit seed for the named stream, for example ``stream_seed(0, "noise", rank, step)``."""
+    """Returns a 63-bit seed for a stream, for example ``stream_seed(0, "noise", rank, step)``."""
     digest = blake2b(repr((seed, *stream)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 def generator(device: torch.device | str, seed: int, *stream: int | str) -> torch.Generator:
-    """A generator on ``device`` at the start of the named stream."""
+    """Returns a generator on ``device`` at the start of the named stream."""
     return torch.Generator(device).manual_seed(stream_seed(seed, *stream))
 
 
-def normal(shape: Sequence[int], device: torch.device | str, seed: int, *stream: int | str) -> Tensor:
-    """eps ~ N(0, I) of the given shape: the same call returns the same numbers."""
+def normal(
+    shape: Sequence[int], device: torch.device | str, seed: int, *stream: int | str
+) -> Tensor:
+    """Draws eps ~ N(0, I) of the given shape; the same call returns the same numbers."""
     return torch.randn(shape, generator=generator(device, seed, *stream), device=device)

@@ -1,6 +1,7 @@
-"""Verify: ``python -m vae_lightning.verify``. The identities of the derivation, computed; or, with run=RUN, a model's.
+"""Verifies identities numerically: ``python -m vae_lightning.verify [run=RUN]``.
 
-Exit 1 if one does not hold.
+Without a run it checks the identities of the derivation; with run=RUN it checks that
+log p(x) = ELBO + KL(q(z|x) || p(z|x)) holds for the model. The exit code is 1 if a check fails.
 """
 
 import sys
@@ -11,54 +12,64 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from vae_lightning import cli, config
+from vae_lightning.checks.errors import ConfigError
+from vae_lightning.checks.ranges import AnyOf, Choice, Integer, Option, Text
+from vae_lightning.cli.command import RUN_OPTIONS, command
+from vae_lightning.storage.run_folder import require_run
 
 if TYPE_CHECKING:
-    from vae_lightning.identities import Row
-    from vae_lightning.loading import Loaded
-    from vae_lightning.posterior_grid import Claim
+    from vae_lightning.runs.run import Run
+    from vae_lightning.verification.identities import Row
+    from vae_lightning.verification.posterior import PosteriorCheck
 
-TOLERANCE = 0.01  # nats: of a sum of integrals over a grid, and of the grid's own error
-STANDARD_ERRORS = 5
+TOLERANCE = 0.01  # nats: for the sum of integrals over a grid, and for the error of the grid
+STANDARD_ERRORS = 5  # allowed distance of the sampled ELBO from the ELBO on the grid
 
 
-def main() -> None:
-    """The command line."""
-    with cli.exit_codes():
-        cfg = cli.command("verify", sys.argv[1:])
-        if cfg is None:
-            return
-        with cli.usage(ValueError):
-            check(cfg)
-            loaded = load(cfg) if cfg.run else None
-        held = verify_run(cfg, loaded) if loaded else verify_identities()
-        sys.exit(0 if held else 1)
+OPTIONS = RUN_OPTIONS | {
+    "run": Option(
+        "run folder of a model with model.latent_dim=1 or 2; null: the identities",
+        AnyOf((Text("a run folder"), Choice((None,)))),
+    ),
+    "images": Option("number of test images, the first of the test set", Integer(1)),
+    "output": Option(
+        "picture of the posteriors; null: RUN/pictures/verify.png",
+        AnyOf((Text("a file that ends in .png", ".png"), Choice((None,)))),
+    ),
+}
+
+
+@command("verify", OPTIONS)
+def main(cfg: DictConfig) -> bool:
+    """Checks the identities, or a run; returns whether all checks pass."""
+    check(cfg)
+    return verify_run(cfg, load(cfg)) if cfg.run else verify_identities()
 
 
 def check(cfg: DictConfig) -> None:
-    """Raises ValueError for what can be seen to be wrong without the run."""
-    if not config.whole(cfg.images, 1):
-        raise ValueError(f"images={config.show(cfg.images)}: must be an integer >= 1")
+    """Raises ConfigError for mistakes that can be found without the run."""
     if cfg.output is not None and not cfg.run:
-        raise ValueError(f"output={cfg.output}: must be with run=RUN, the identities have no picture")
-    if cfg.output is not None and Path(cfg.output).suffix != ".png":
-        raise ValueError(f"output={cfg.output}: must end in .png")
+        raise ConfigError(
+            f"output={cfg.output}: requires run=RUN, because the identities have no picture"
+        )
 
 
-def load(cfg: DictConfig) -> "Loaded":
-    """The run; ValueError where there is none, or it has more latent dimensions than a grid can hold."""
-    from vae_lightning import loading, posterior_grid
+def load(cfg: DictConfig) -> "Run":
+    """Loads the run; raises ConfigError if it is missing or has too many latent dimensions."""
+    from vae_lightning.runs.load import load_run
+    from vae_lightning.verification.posterior import MAX_LATENT_DIM
 
-    loaded = loading.load(Path(cfg.run), cfg.checkpoint, cfg.trust)
-    if loaded.module.latent_dim > posterior_grid.MOST_LATENTS:
-        found = f"run={cfg.run}: model.latent_dim={loaded.module.latent_dim}"
-        raise ValueError(f"{found}, must be 1 or 2, as z is integrated over on a grid")
-    return loaded
+    require_run(Path(cfg.run), "run")
+    run = load_run(cfg.run, cfg.checkpoint, cfg.trust)
+    if run.module.latent_dim > MAX_LATENT_DIM:
+        found = f"run={cfg.run}: model.latent_dim={run.module.latent_dim}"
+        raise ConfigError(f"{found}: must be 1 or 2, because the integrals over z use a grid")
+    return run
 
 
 def verify_identities() -> bool:
-    """Prints the table, a group at a time; whether all hold."""
-    from vae_lightning.identities import IDENTITIES
+    """Prints the table of identities, one group at a time; returns whether all hold."""
+    from vae_lightning.verification.identities import IDENTITIES
 
     width = 82
     print(f"{'':<{width}}{'left':>16}   {'right':>16}  {'left - right':>12}  {'tolerance':>9}")
@@ -74,63 +85,76 @@ def verify_identities() -> bool:
 
 
 def line(row: "Row", width: int) -> str:
-    """A row as text."""
+    """Formats a row of the table of identities."""
     sides = f"{row.left:>16.10f} {row.relation:>2} {row.right:>15.10f}"
-    return f"{row.says:<{width}}{sides}  {row.difference:>12.1e}  {row.tolerance:>9.1e}  {'ok' if row.ok else 'FAILED'}"
+    errors = f"{row.difference:>12.1e}  {row.tolerance:>9.1e}"
+    return f"{row.statement:<{width}}{sides}  {errors}  {'ok' if row.ok else 'FAILED'}"
 
 
-def verify_run(cfg: DictConfig, loaded: "Loaded") -> bool:
-    """Prints log p(x), Lb and KL of test images and draws their posteriors; whether they add up."""
-    from vae_lightning import posterior_grid, posterior_picture
+def verify_run(cfg: DictConfig, run: "Run") -> bool:
+    """Prints log p(x), ELBO and KL of test images and draws their posteriors.
 
-    _, module, data, _ = loaded
+    Returns whether log p(x) = ELBO + KL holds for all of them.
+    """
+    from vae_lightning.plots import posteriors
+    from vae_lightning.verification.posterior import ELBO_SAMPLES, check_posteriors
+
+    module, data = run.module, run.data
     count = min(cfg.images, data.images_in("test"))
     images, condition = data.inputs("test", slice(count))
     hidden = not sys.stderr.isatty()
-    claims = list(tqdm(posterior_grid.claims(module, images, condition), total=count, unit="image", disable=hidden))
-    print(table(claims))
-    held = all(holds(claim) for claim in claims)
-    print(f"\ndata         {data.name}, the first {count} test images\nlog p(x|z)   {module.decoder.description}")
-    print(f"sampled Lb   {posterior_grid.SAMPLES:,} samples, as in training, and its standard error")
+    progress = tqdm(
+        check_posteriors(module, images, condition), total=count, unit="image", disable=hidden
+    )
+    checks = list(progress)
+    print(table(checks))
+    all_hold = all(holds(each) for each in checks)
+    print(f"\ndata         {data.name}, the first {count} test images")
+    print(f"log p(x|z)   {module.decoder.description}")
+    print(f"sampled ELBO {ELBO_SAMPLES:,} samples, as in training, and its standard error")
     output = Path(cfg.output or Path(cfg.run, "pictures", "verify.png"))
-    posterior_picture.draw(output, images, claims, title(loaded))
+    posteriors.draw(output, images, checks, run.description)
     print(f"picture      {output}")
-    return held
+    return all_hold
 
 
-def holds(claim: "Claim") -> bool:
-    """Whether the three add up, the grid was fine enough, and the samples agree; not where one is not a number."""
-    apart = abs(claim.sampled_bound - claim.bound)
+def holds(result: "PosteriorCheck") -> bool:
+    """Returns whether log p(x) = ELBO + KL, the grid is fine enough and the sampled ELBO agrees.
+
+    It is false if one of the numbers is NaN.
+    """
+    distance = abs(result.sampled_bound - result.bound)
     return (
-        abs(claim.bound + claim.gap - claim.log_p) <= TOLERANCE
-        and claim.error <= TOLERANCE
-        and claim.gap >= -TOLERANCE
-        and apart <= STANDARD_ERRORS * claim.sampled_error + TOLERANCE
+        abs(result.bound + result.gap - result.log_p) <= TOLERANCE
+        and result.error <= TOLERANCE
+        and result.gap >= -TOLERANCE
+        and distance <= STANDARD_ERRORS * result.sampled_error + TOLERANCE
     )
 
 
-def table(claims: Sequence["Claim"]) -> str:
-    """A line for each image, and their mean."""
-    from vae_lightning.posterior_grid import TERMS
+def table(checks: Sequence["PosteriorCheck"]) -> str:
+    """Formats a table with a line for each image and a line of means."""
+    from vae_lightning.verification.posterior import EQUATION_TERMS
 
-    names = ("log p(x)", "Lb", "KL(q||p(z|x))", "Lb + KL", "difference", "grid error", "sampled Lb", "+-")
+    names = (
+        "log p(x)",
+        "ELBO",
+        "KL(q||p(z|x))",
+        "ELBO + KL",
+        "difference",
+        "grid error",
+        "sampled ELBO",
+        "+-",
+    )
     lines = [f"{'image':<7}" + "".join(f"{name:>15}" for name in names)]
-    for number, claim in enumerate(claims):
-        total = claim.bound + claim.gap
-        terms = "".join(f"{value:>15.4f}" for value in (claim.log_p, claim.bound, claim.gap, total))
-        errors = f"{total - claim.log_p:>15.1e}{claim.error:>15.1e}"
-        sampled = f"{claim.sampled_bound:>15.4f}{claim.sampled_error:>15.4f}"
-        lines.append(f"{number:<7}{terms}{errors}{sampled}  {'ok' if holds(claim) else 'FAILED'}")
-    means = [sum(getattr(claim, name) for claim in claims) / len(claims) for name in TERMS]
+    for number, each in enumerate(checks):
+        total = each.bound + each.gap
+        terms = "".join(f"{value:>15.4f}" for value in (each.log_p, each.bound, each.gap, total))
+        errors = f"{total - each.log_p:>15.1e}{each.error:>15.1e}"
+        sampled = f"{each.sampled_bound:>15.4f}{each.sampled_error:>15.4f}"
+        lines.append(f"{number:<7}{terms}{errors}{sampled}  {'ok' if holds(each) else 'FAILED'}")
+    means = [sum(getattr(each, name) for each in checks) / len(checks) for name in EQUATION_TERMS]
     return "\n".join([*lines, f"{'mean':<7}" + "".join(f"{value:>15.4f}" for value in means)])
-
-
-def title(loaded: "Loaded") -> str:
-    """Data set and model."""
-    cfg, module, data, _ = loaded
-    network = cfg.model.encoder["_target_"].rpartition(".")[2].removesuffix("Encoder")
-    widths = "-".join(str(width) for width in [data.pixels, *cfg.model.get("hidden_dims", []), module.latent_dim])
-    return f"{data.name}, {network} {widths}, {module.decoder.description}"
 
 
 if __name__ == "__main__":

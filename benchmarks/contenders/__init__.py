@@ -1,1 +1,1 @@
-"""What one would use instead, each a command that trains the same model and prints a line after each epoch."""
+"""Programs that train the same model without this package, for comparison."""

@@ -1,4 +1,4 @@
-"""Lightning as its introduction shows it: a DataLoader over torchvision's MNIST, everything logged at each step."""
+"""Lightning as in its introduction: torchvision's MNIST in a DataLoader, logging at every step."""
 
 import tempfile
 
@@ -15,14 +15,14 @@ from benchmarks.contenders.hand import VAE, terms
 
 
 class Module(LightningModule):
-    """The same model."""
+    """The model of the hand-written loop as a LightningModule."""
 
     def __init__(self, model: VAE, samples: int) -> None:
         super().__init__()
         self.model, self.samples = model, samples
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """The loss per image, logged."""
+        """Returns the loss per image and logs it."""
         x = batch[0].flatten(1)
         loss, neg_elbo = terms(*self.model(x, self.samples))
         self.log("train_loss", loss / len(x), prog_bar=True, on_step=True, on_epoch=True)
@@ -30,23 +30,23 @@ class Module(LightningModule):
         return loss / len(x)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam."""
+        """Returns Adam with learning rate 1e-3."""
         return torch.optim.Adam(self.parameters(), lr=1e-3)
 
 
 class Report(Callback):
-    """The line after an epoch."""
+    """Prints the line after each epoch."""
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prints it."""
+        """Prints the line."""
         loss = float(trainer.callback_metrics["train_neg_elbo_epoch"])
-        print(flush=True)  # leaves the progress bar's line
+        print(flush=True)  # ends the line of the progress bar
         common.report(trainer.current_epoch + 1, trainer.max_epochs, loss)
 
 
 def main() -> None:
-    """Trains."""
-    args = common.arguments()
+    """Trains and prints a line after each epoch."""
+    args = common.arguments(__doc__)
     common.seed()
     data = MNIST(args.root, train=True, transform=ToTensor())
     loader = DataLoader(data, batch_size=args.batch_size, shuffle=True)

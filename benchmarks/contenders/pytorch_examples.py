@@ -1,8 +1,9 @@
-"""The way of pytorch/examples' vae: torchvision images through a DataLoader, a test pass, reconstructions and samples.
+"""The vae of pytorch/examples, https://github.com/pytorch/examples/tree/main/vae.
 
-https://github.com/pytorch/examples/tree/main/vae: 784-400-20, grey cross-entropy + KL, the loss read at each step, the
-test images passed through after each epoch, two pictures written. It trains on all but ``--val-size`` images and tests
-on these, so that both sides do the same arithmetic.
+The model is 784-400-20 with gray cross-entropy + KL. Images of torchvision come from a DataLoader,
+the loss is read at every step, and after each epoch the program evaluates the test images and
+writes two pictures. It trains on all but ``--val-size`` training images and tests on the others, so
+that both sides do the same arithmetic.
 """
 
 import tempfile
@@ -20,7 +21,7 @@ from benchmarks.contenders import common
 
 
 class VAE(nn.Module):
-    """784-width-latent_dim and back."""
+    """The model 784-width-latent_dim-width-784."""
 
     def __init__(self, width: int, latent_dim: int) -> None:
         super().__init__()
@@ -29,26 +30,26 @@ class VAE(nn.Module):
         self.up, self.out = nn.Linear(latent_dim, width), nn.Linear(width, 784)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Pixel probabilities, (B, 784)."""
+        """Returns the probabilities of the pixels, (B, 784)."""
         return torch.sigmoid(self.out(F.relu(self.up(z))))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Decoded images (B, 784), mean and log variance (B, L)."""
+        """Returns decoded images (B, 784), mean and log variance (B, L)."""
         hidden = F.relu(self.hidden(images.view(-1, 784)))
         mean, log_var = self.mean(hidden), self.log_var(hidden)
         return self.decode(mean + torch.randn_like(mean) * torch.exp(0.5 * log_var)), mean, log_var
 
 
 def loss_of(model: VAE, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy + KL summed over the batch, and the decoded images."""
+    """Returns cross-entropy + KL, summed over the batch, and the decoded images."""
     decoded, mean, log_var = model(images)
     kl = -0.5 * torch.sum(1 + log_var - mean.pow(2) - log_var.exp())
     return F.binary_cross_entropy(decoded, images.view(-1, 784), reduction="sum") + kl, decoded
 
 
 def main() -> None:
-    """Trains and tests."""
-    args = common.arguments()
+    """Trains, and tests after each epoch."""
+    args = common.arguments(__doc__)
     common.seed()
     data = MNIST(args.root, train=True, transform=ToTensor())
     parts = [Subset(data, range(args.val_size, len(data))), Subset(data, range(args.val_size))]
@@ -70,7 +71,7 @@ def main() -> None:
 
 
 def evaluate(model: VAE, test: DataLoader, folder: Path, epoch: int, latent_dim: int) -> None:
-    """The test pass and the pictures."""
+    """Evaluates the test images and writes the pictures."""
     model.eval()
     total = 0.0
     with torch.no_grad():
@@ -80,7 +81,10 @@ def evaluate(model: VAE, test: DataLoader, folder: Path, epoch: int, latent_dim:
             if number == 0:
                 pairs = torch.cat([images[:8], decoded.view(-1, 1, 28, 28)[:8]])
                 save_image(pairs, folder / f"reconstruction_{epoch}.png", nrow=8)
-        save_image(model.decode(torch.randn(64, latent_dim)).view(64, 1, 28, 28), folder / f"sample_{epoch}.png")
+        save_image(
+            model.decode(torch.randn(64, latent_dim)).view(64, 1, 28, 28),
+            folder / f"sample_{epoch}.png",
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""The loop of most tutorials: torchvision's MNIST through ToTensor and a DataLoader, the loss read at each step."""
+"""The training loop of most tutorials.
+
+It loads torchvision's MNIST with ToTensor and a DataLoader and reads the loss at every step.
+"""
 
 import torch
 from torch.utils.data import DataLoader
@@ -10,8 +13,8 @@ from benchmarks.contenders.hand import VAE, terms
 
 
 def main() -> None:
-    """Trains."""
-    args = common.arguments()
+    """Trains and prints a line after each epoch."""
+    args = common.arguments(__doc__)
     common.seed()
     data = MNIST(args.root, train=True, transform=ToTensor())
     loader = DataLoader(data, batch_size=args.batch_size, shuffle=True)

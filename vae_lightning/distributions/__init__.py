@@ -1,6 +1,6 @@
-"""Posteriors, likelihoods and priors: modules whose forward returns a distribution. They import torch only.
+"""Posteriors, likelihoods and priors: modules whose forward returns a distribution.
 
-flows.py, which needs zuko, is imported only by those who use it.
+The package imports only PyTorch. ``flows``, which requires zuko, must be imported explicitly.
 """
 
 from vae_lightning.distributions.kl import Distribution, Posterior, Prior, kl_divergence
@@ -30,7 +30,11 @@ from vae_lightning.distributions.pixels import (
     bits_per_dim,
     log_continuous_bernoulli_normalizer,
 )
-from vae_lightning.distributions.posterior import STD_FLOOR, DiagonalNormalPosterior, FullNormalPosterior
+from vae_lightning.distributions.posterior import (
+    STD_FLOOR,
+    DiagonalNormalPosterior,
+    FullNormalPosterior,
+)
 from vae_lightning.distributions.prior import Mixture, MixturePrior, StandardNormalPrior, VampPrior
 
 __all__ = [

@@ -1,104 +1,147 @@
-"""Normalizing flows, by zuko, behind this package's classes: an inverse autoregressive posterior and a flow prior.
+"""Normalizing flows: an inverse autoregressive flow posterior and a flow prior, built on zuko.
 
-Apart from the others because it alone imports zuko. Flows compute outside of autocast: their log determinants are
-densities. Shapes: K samples, B images, L latent dimensions.
+This is the only module that imports zuko. Flows are computed outside of autocast, because their log
+determinants are part of densities.
+Shapes: K samples, B images, L latent dimensions.
 """
 
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Annotated, Protocol
 
 import torch
 import zuko
 from torch import Tensor, nn
-from torch.distributions import Transform
 
+from vae_lightning.checks.ranges import Integer, Integers, Option
 from vae_lightning.distributions.normal import DiagonalNormal, StandardNormal, full_precision
-from vae_lightning.distributions.posterior import positive
+from vae_lightning.distributions.posterior import PosteriorModule, positive
+from vae_lightning.networks.conditional import UNCONDITIONAL, Condition
+from vae_lightning.networks.dense import LatentDim
 
-MEAN_SAMPLES = 256  # draws behind the mean of a flow posterior
+MEAN_SAMPLES = 256  # samples that estimate the mean of a flow posterior
+
+Transforms = Annotated[int, Option("number of autoregressive transforms", Integer(1))]
+FlowWidths = Annotated[list[int], Option("hidden widths of each transform", Integers(1))]
+
+
+class Bijection(Protocol):
+    """An invertible map of latent vectors, as zuko extends the Transform of torch.distributions."""
+
+    @property
+    def inv(self) -> "Bijection":
+        """The inverse map."""
+        ...
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Maps x (K, B, L) to (K, B, L)."""
+        ...
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the image of x (K, B, L) and the log determinants of the Jacobian, (K, B)."""
+        ...
 
 
 @dataclass
 class Flow:
-    """The density of z = transform(z0), z0 ~ base: log q(z) = log base(z0) - log |det dz/dz0|."""
+    """The density of z = bijection(z0), z0 ~ base: log q(z) = log base(z0) - log |det dz/dz0|."""
 
     base: DiagonalNormal
-    transform: Transform
-    constant: Callable[[], "Flow"]  # makes the same with constant parameters
-    drawn: tuple[Tensor, Tensor] | None = field(default=None, repr=False)  # the last samples and their log density
+    bijection: Bijection
+    make_detached: Callable[[], "Flow"]  # returns the same density without gradients to parameters
+    # the last samples and their log density
+    last_samples: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
 
-    def rsample(self, noise: Tensor) -> Tensor:
-        """noise (K, B, L) -> samples (K, B, L) in one pass; their log density comes with them."""
-        start = self.base.rsample(noise)
+    def transform(self, noise: Tensor) -> Tensor:
+        """Maps noise (K, B, L) to samples (K, B, L) in one pass, and stores their log density."""
+        z0 = self.base.transform(noise)
         with torch.autocast(noise.device.type, enabled=False):
-            z, log_det = self.transform.call_and_ladj(start)
-        self.drawn = z, self.base.log_prob(start) - log_det
+            z, log_det = self.bijection.call_and_ladj(z0)
+        self.last_samples = z, self.base.log_prob(z0) - log_det
         return z
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Log density of z (K, B, L) in nats, (K, B): L passes in sequence, none for what was just drawn."""
-        if self.drawn is not None and z is self.drawn[0]:
-            return self.drawn[1]
+        """Returns the log density of z (K, B, L) in nats: (K, B).
+
+        It takes L sequential passes, or none if z is the last result of ``transform``.
+        """
+        if self.last_samples is not None and z is self.last_samples[0]:
+            return self.last_samples[1]
         with torch.autocast(z.device.type, enabled=False):
-            start, log_det = self.transform.inv.call_and_ladj(z)
-        return self.base.log_prob(start) + log_det
+            z0, log_det = self.bijection.inv.call_and_ladj(z)
+        return self.base.log_prob(z0) + log_det
 
     @property
     def mean(self) -> Tensor:
-        """E_q[z|x] by MEAN_SAMPLES fixed draws, (B, L)."""
+        """E_q[z|x], (B, L), estimated from MEAN_SAMPLES fixed samples."""
         shape = (MEAN_SAMPLES, *self.base.mean.shape)
         generator = torch.Generator(self.base.mean.device).manual_seed(0)
-        noise = torch.randn(shape, generator=generator, device=generator.device, dtype=self.base.mean.dtype)
+        noise = torch.randn(
+            shape, generator=generator, device=generator.device, dtype=self.base.mean.dtype
+        )
         with torch.autocast(noise.device.type, enabled=False):
-            return self.transform(self.base.rsample(noise)).mean(0)
+            return self.bijection(self.base.transform(noise)).mean(0)
+
+    def marginals(self) -> None:
+        """Returns None, because the marginals of a flow have no closed form."""
+        return None
 
     def detach(self) -> "Flow":
-        """The same, its parameters being constants."""
-        return self.constant()
+        """Returns the same density without gradients to its parameters."""
+        return self.make_detached()
 
 
-class FlowPosterior(nn.Module):
-    """q(z|x) by an inverse autoregressive flow: z0 ~ N(mean(x), diag(std(x)^2)), then z_i <- z_i exp(a_i) + b_i.
+class FlowPosterior(PosteriorModule):
+    """q(z|x) is an inverse autoregressive flow, whose base is a diagonal normal distribution.
 
-    a_i and b_i are functions of z_1, ..., z_{i-1} and of a context h(x), in alternating order. Sampling with the
-    density is one pass; the density of another z is L. Kingma et al. 2016, https://arxiv.org/abs/1606.04934.
+        z0 ~ N(mean(x), diag(std(x)^2)), then in each transform z_i <- z_i exp(a_i) + b_i
+
+    a_i and b_i are functions of z_1, ..., z_{i-1} and of a context h(x). The order of the
+    dimensions alternates between transforms. Sampling, including the density of the samples, takes
+    one pass; the density of any other z takes L passes. Kingma et al. 2016,
+    https://arxiv.org/abs/1606.04934.
 
     Args:
-        network: called with the number of outputs, returns the encoder: x (B, C, H, W) -> (B, outputs).
+        network: called with the number of outputs; returns the encoder, which maps x (B, C, H, W)
+            to (B, outputs).
         latent_dim: L.
-        transforms: autoregressive steps.
-        hidden_dims: widths of the network in each.
+        transforms: number of autoregressive transforms.
+        hidden_dims: hidden widths of the network of each transform.
         context: size of h(x).
     """
 
-    sequential = True  # the density of a z that it did not draw itself takes L passes
+    has_marginals = False
 
     def __init__(
         self,
         network: Callable[[int], nn.Module],
-        latent_dim: int,
-        transforms: int,
-        hidden_dims: list[int],
-        context: int,
+        latent_dim: LatentDim,
+        transforms: Transforms,
+        hidden_dims: FlowWidths,
+        context: Annotated[
+            int, Option("size of the encoder output that conditions each transform", Integer(1))
+        ],
     ) -> None:
         super().__init__()
         self.latent_dim = latent_dim
         self.network = network(2 * latent_dim + context)
-        flow = zuko.flows.MAF(latent_dim, context, transforms=transforms, hidden_features=hidden_dims)
+        flow = zuko.flows.MAF(
+            latent_dim, context, transforms=transforms, hidden_features=hidden_dims
+        )
         self.transform = flow.transform
 
-    def forward(self, x: Tensor, *condition: Tensor) -> Flow:
-        """x (B, C, H, W) -> q(z|x)."""
-        outputs = full_precision(self.network(x, *condition))
+    def forward(self, x: Tensor, condition: Condition = UNCONDITIONAL) -> Flow:
+        """Returns q(z|x) of images x (B, C, H, W)."""
+        outputs = full_precision(condition.apply(self.network, x))
         mean, raw_std = outputs[:, : 2 * self.latent_dim].chunk(2, dim=-1)
         base, context = DiagonalNormal(mean, positive(raw_std)), outputs[:, 2 * self.latent_dim :]
         with torch.autocast(x.device.type, enabled=False):
-            return Flow(base, self.transform(context), lambda: self.constant(base, context))
+            return Flow(base, self.transform(context), lambda: self.detached(base, context))
 
-    def constant(self, base: DiagonalNormal, context: Tensor) -> Flow:
-        """q(z|x) with constant parameters."""
-        # a copy: zuko's transforms call their networks only when they are themselves called
+    def detached(self, base: DiagonalNormal, context: Tensor) -> Flow:
+        """Returns q(z|x) without gradients to its parameters."""
+        # a copy, because zuko evaluates the networks lazily, when the transform is called
         frozen = copy.deepcopy(self.transform).requires_grad_(False)
         flow = Flow(base.detach(), frozen(context.detach()), lambda: flow)
         return flow
@@ -106,40 +149,47 @@ class FlowPosterior(nn.Module):
 
 @dataclass(frozen=True)
 class FlowDensity:
-    """p(z) = N(u; 0, I) |det du/dz| for u = transform(z)."""
+    """The density p(z) = N(u; 0, I) |det du/dz| with u = transform(z)."""
 
-    transform: Transform
+    transform: Bijection
     base: StandardNormal
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Log density of z (K, B, L) in nats, (K, B), in one pass."""
+        """Returns the log density of z (K, B, L) in nats, (K, B), in one pass."""
         with torch.autocast(z.device.type, enabled=False):
             u, log_det = self.transform.call_and_ladj(z)
         return self.base.log_prob(u) + log_det
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draws on the generator's device, no gradient: (count, L), in L passes for each transform."""
+        """Returns samples (count, L) on the generator's device, without gradient.
+
+        It takes L sequential passes for each transform.
+        """
         with torch.no_grad(), torch.autocast(generator.device.type, enabled=False):
             return self.transform.inv(self.base.sample(count, generator))
 
 
 class FlowPrior(nn.Module):
-    """p(z) by a masked autoregressive flow, Papamakarios et al. 2017, https://arxiv.org/abs/1705.07057.
+    """p(z) is a masked autoregressive flow, whose base is N(0, I).
 
-    Its density is one pass, as an autoregressive prior under an inverse autoregressive posterior would have it (Chen et
-    al. 2017, https://arxiv.org/abs/1611.02731).
+    Papamakarios et al. 2017, https://arxiv.org/abs/1705.07057. The density takes one pass.
+    Flow priors of VAEs: Chen et al. 2017, https://arxiv.org/abs/1611.02731.
 
     Args:
         latent_dim: L.
-        transforms: autoregressive steps.
-        hidden_dims: widths of the network in each.
+        transforms: number of autoregressive transforms.
+        hidden_dims: hidden widths of the network of each transform.
     """
 
-    def __init__(self, latent_dim: int, transforms: int, hidden_dims: list[int]) -> None:
+    def __init__(
+        self, latent_dim: LatentDim, transforms: Transforms, hidden_dims: FlowWidths
+    ) -> None:
         super().__init__()
         self.base = StandardNormal(latent_dim)
-        self.transform = zuko.flows.MAF(latent_dim, transforms=transforms, hidden_features=hidden_dims).transform
+        self.transform = zuko.flows.MAF(
+            latent_dim, transforms=transforms, hidden_features=hidden_dims
+        ).transform
 
     def forward(self, encoder: nn.Module) -> FlowDensity:
-        """The prior as it is now."""
+        """Returns the prior for the current parameters."""
         return FlowDensity(self.transform(None), self.base)

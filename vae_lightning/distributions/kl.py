@@ -1,4 +1,4 @@
-"""What posteriors and priors can do, and KL(q(z|x) || p(z)) in closed form where there is one."""
+"""The protocols of posteriors and priors, and the closed forms of KL(q(z|x) || p(z))."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -17,17 +17,19 @@ from vae_lightning.distributions.normal import (
 
 
 class Distribution(Protocol):
-    """What a posterior's or prior's forward returns: a density over latent vectors."""
+    """A density over latent vectors, as returned by the forward of a posterior or prior."""
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Log density of z (K, B, L) in nats: (K, B)."""
+        """Returns the log density of z (K, B, L) in nats: (K, B)."""
+        ...
 
 
 class Prior(Distribution, Protocol):
-    """A distribution that is sampled from a generator."""
+    """A distribution that is sampled with a random number generator."""
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draws on the generator's device: (count, L)."""
+        """Returns samples (count, L) on the generator's device."""
+        ...
 
 
 class Posterior(Distribution, Protocol):
@@ -36,23 +38,32 @@ class Posterior(Distribution, Protocol):
     @property
     def mean(self) -> Tensor:
         """E_q[z | x], (B, L)."""
+        ...
 
-    def rsample(self, noise: Tensor) -> Tensor:
-        """noise (K, B, L) -> samples (K, B, L), differentiable in the distribution's parameters."""
+    def transform(self, noise: Tensor) -> Tensor:
+        """Maps noise (K, B, L) to samples (K, B, L), differentiable in the parameters."""
+        ...
+
+    def marginals(self) -> DiagonalNormal | None:
+        """Returns the marginals of the L dimensions; None if they have no closed form."""
+        ...
 
     def detach(self) -> "Posterior":
-        """The same, its parameters being constants."""
+        """Returns the same distribution without gradients to its parameters."""
+        ...
 
 
-# (type of q, type of p) -> KL(q || p) per image, (B,), in nats
+# maps (type of q, type of p) to a function that returns KL(q || p) per image, (B,), in nats
 CLOSED_FORM: dict[tuple[type, type], Callable[..., Tensor]] = {
     (DiagonalNormal, StandardNormal): lambda q, _: kl_to_standard_normal(q.mean, q.std),
-    (DiagonalNormal, DiagonalNormal): lambda q, p: kl_diagonal_normals(q.mean, q.std, p.mean, p.std),
+    (DiagonalNormal, DiagonalNormal): lambda q, p: kl_diagonal_normals(
+        q.mean, q.std, p.mean, p.std
+    ),
     (FullNormal, StandardNormal): lambda q, _: kl_full_to_standard_normal(q.mean, q.scale_tril),
 }
 
 
 def kl_divergence(q: Distribution, p: Distribution) -> Tensor | None:
-    """KL(q || p) per image in nats, (B,) and >= 0, where CLOSED_FORM has it, else None."""
+    """Returns KL(q || p) per image in nats, (B,), >= 0; None if it has no closed form."""
     closed_form = CLOSED_FORM.get((type(q), type(p)))
     return None if closed_form is None else closed_form(q, p)

@@ -1,19 +1,21 @@
-"""Likelihoods p(x|z): modules that hold a decoder network and return a distribution over images (see pixels.py).
+"""Likelihoods p(x|z): modules that hold a decoder network and return a distribution over images.
 
-``network`` is called with the number of outputs per pixel and returns the decoder: z (B, L) -> (B, outputs * C, H, W).
-What follows z in a call, the labels of a conditional model, goes on to the network.
-Shapes: K samples, B images, C H W of an image.
+The distributions are in pixels.py. Every likelihood takes the argument ``network``: a function that
+is called with the number of outputs per pixel and returns the decoder, which maps z (B, L) to
+(B, outputs * C, H, W). In a conditional model, the labels are passed to the decoder.
+Shapes: K samples, B images, L latent dimensions, C H W of an image.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vae_lightning.checks.errors import ConfigError
+from vae_lightning.checks.ranges import AnyOf, Boolean, Choice, Number, Option
+from vae_lightning.distributions.component import Component, is_binary
 from vae_lightning.distributions.normal import full_precision
 from vae_lightning.distributions.pixels import (
     Bernoulli,
@@ -23,23 +25,51 @@ from vae_lightning.distributions.pixels import (
     Laplace,
     SquaredError,
 )
-from vae_lightning.part import Part, is_binary
+from vae_lightning.distributions.scale import (
+    SCALE_FLOOR,
+    FixedScale,
+    LocationScale,
+    RecordsResiduals,
+    make_scale,
+)
+from vae_lightning.networks.conditional import UNCONDITIONAL, Condition
 
-MEAN_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"sigmoid": Tensor.sigmoid, "identity": lambda x: x}
-# No learned scale gets smaller: a density of pixels that are always black would grow without bound.
-SCALE_FLOOR = 0.01
-# How fast an optimal scale follows the residuals of the batches.
-OPTIMAL_RATE = 0.02
+MEAN_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": Tensor.sigmoid,
+    "identity": lambda x: x,
+}
+
+SCALE_TEXT = "a number: fixed; learned: one parameter; per_pixel: an output of the network"
+MeanActivation = Annotated[str, Option("activation of the mean", Choice(tuple(MEAN_ACTIVATIONS)))]
+ANY_SCALE = AnyOf((Number(above=0), Choice(("learned", "optimal", "per_pixel"))))
+ScaleOption = Annotated[
+    float | str,
+    Option(f"scale of the pixels; {SCALE_TEXT}; optimal: scale of the residuals", ANY_SCALE),
+]
+StdOption = Annotated[
+    float | str,
+    Option(f"std of the pixels; {SCALE_TEXT}; optimal: std of the residuals", ANY_SCALE),
+]
+LevelScale = Annotated[
+    float | str,
+    Option(
+        f"scale of the logistic; {SCALE_TEXT}",
+        AnyOf((Number(above=0), Choice(("learned", "per_pixel")))),
+    ),
+]
+Clip = Annotated[float, Option("lambda lies in (clip, 1 - clip)", Number(above=0, below=0.5))]
 
 
-class Likelihood(Part):
-    """What all likelihoods share.
+class Likelihood(Component):
+    """Base class of likelihoods.
 
     Attributes:
-        description: what recon is, as results name it.
-        discrete: recon is a negative log probability of 8-bit pixels, so that bits/dim mean something.
+        description: name of the likelihood in results.
+        discrete: whether recon is a negative log probability of 8-bit pixels, so that it can be
+            expressed in bits/dim.
     """
 
+    network: nn.Module
     description: str
     discrete = False
 
@@ -47,205 +77,213 @@ class Likelihood(Part):
         super().__init__()
         self.network = network(outputs)
 
-    def decode(self, z: Tensor, *condition: Tensor) -> Tensor:
-        """The network's outputs for z (K, B, L), at least float32: (K, B, outputs * C, H, W)."""
-        outputs = full_precision(self.network(z.flatten(0, 1), *condition))
-        return outputs.view(*z.shape[:2], *outputs.shape[1:])  # a third of the time of unflatten
+    def decode(self, z: Tensor, condition: Condition = UNCONDITIONAL) -> Tensor:
+        """Returns the decoder's outputs for z (K, B, L), at least in float32.
+
+        Their shape is (K, B, outputs * C, H, W).
+        """
+        outputs = full_precision(condition.apply(self.network, z.flatten(0, 1)))
+        return outputs.view(*z.shape[:2], *outputs.shape[1:])  # three times as fast as unflatten
 
 
 def mean_activation_of(name: str) -> Callable[[Tensor], Tensor]:
-    """The function of that name; ValueError for a name that is not in MEAN_ACTIVATIONS."""
+    """Returns the function of this name; raises ConfigError if it is not in MEAN_ACTIVATIONS."""
     if name not in MEAN_ACTIVATIONS:
-        raise ValueError(f"likelihood.mean_activation={name}: must be one of {', '.join(MEAN_ACTIVATIONS)}")
+        raise ConfigError(
+            f"likelihood.mean_activation={name}: must be one of {', '.join(MEAN_ACTIVATIONS)}"
+        )
     return MEAN_ACTIVATIONS[name]
 
 
 class SquaredErrorLikelihood(Likelihood):
-    """p(x|z) = N(mean(z), 1/2 I), the seed's likelihood: its loss term is the summed squared error.
+    """p(x|z) = N(mean(z), 1/2 I), the default. The reconstruction term is the summed squared error.
 
     Args:
-        network: see above.
-        mean_activation: ``sigmoid`` keeps the mean in (0, 1); ``identity`` leaves it free, as in probabilistic PCA.
+        network: called with the number of outputs per pixel; returns the decoder.
+        mean_activation: ``sigmoid`` keeps the mean in (0, 1); ``identity`` does not restrict it, as
+            in probabilistic PCA.
     """
 
     description = "squared error"
 
-    def __init__(self, network: Callable[[int], nn.Module], mean_activation: str = "sigmoid") -> None:
+    def __init__(
+        self, network: Callable[[int], nn.Module], mean_activation: MeanActivation = "sigmoid"
+    ) -> None:
         super().__init__(network)
         self.mean_activation = mean_activation
         self.activate = mean_activation_of(mean_activation)
 
-    def forward(self, z: Tensor, *condition: Tensor) -> SquaredError:
-        """z (K, B, L) -> p(x|z) with mean (K, B, C, H, W)."""
-        return SquaredError(self.activate(self.decode(z, *condition)))
-
-
-@dataclass(frozen=True)
-class Watched:
-    """A distribution that tells the likelihood the residuals that it meets in training."""
-
-    distribution: Gaussian | Laplace
-    watch: Callable[[Tensor], None]
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.distribution, name)
-
-    def recon(self, x: Tensor) -> Tensor:
-        """The distribution's own, for x (B, C, H, W): (K, B)."""
-        self.watch(x - self.distribution.mean.detach())
-        return self.distribution.recon(x)
+    def forward(self, z: Tensor, condition: Condition = UNCONDITIONAL) -> SquaredError:
+        """Returns p(x|z) with mean (K, B, C, H, W) for z (K, B, L)."""
+        return SquaredError(self.activate(self.decode(z, condition)))
 
 
 class LocationScaleLikelihood(Likelihood):
-    """p(x|z) of independent pixels around a location(z), with one of four kinds of scale.
+    """p(x|z) of independent pixels with location(z) and one of four kinds of scale.
 
     Args:
-        network: see above.
-        scale: a number > 0 is fixed; ``learned``: one parameter for all pixels; ``optimal``: the maximum-likelihood
-            scale of the residuals, in closed form, as a running mean over batches (sigma-VAE, Rybkin et al. 2021,
-            https://arxiv.org/abs/2006.13202); ``per_pixel``: a second output of the network. Those that are learned
-            are at least SCALE_FLOOR.
-        mean_activation: ``sigmoid`` or ``identity``, of the location.
+        network: called with the number of outputs per pixel; returns the decoder.
+        scale: a number > 0 is a fixed scale; ``learned`` is one parameter for all pixels;
+            ``per_pixel`` is a second output of the decoder; ``optimal`` is the maximum-likelihood
+            scale of the residuals in closed form, as a running mean over batches (sigma-VAE, Rybkin
+            et al. 2021, https://arxiv.org/abs/2006.13202). Every scale that is not fixed is at
+            least SCALE_FLOOR.
+        mean_activation: activation of the location, ``sigmoid`` or ``identity``.
     """
 
-    family: ClassVar[Callable[[Tensor, Tensor], Gaussian | Laplace | DiscretizedLogistic]]
+    family: ClassVar[type[Gaussian] | type[Laplace] | type[DiscretizedLogistic]]
     name: ClassVar[str]
     key: ClassVar[str] = "scale"
     kinds: ClassVar[tuple[str, ...]] = ("learned", "optimal", "per_pixel")
-    # the exponent e for which the optimal scale is E[|residual|^e]^(1/e)
+    # The optimal scale is E[|residual|^exponent]^(1/exponent).
     exponent: ClassVar[int] = 1
 
     def __init__(
-        self, network: Callable[[int], nn.Module], scale: float | str, mean_activation: str = "sigmoid"
+        self,
+        network: Callable[[int], nn.Module],
+        scale: ScaleOption,
+        mean_activation: MeanActivation = "sigmoid",
     ) -> None:
-        fixed = isinstance(scale, int | float) and not isinstance(scale, bool) and 0 < scale < math.inf
-        if not fixed and scale not in self.kinds:
-            kinds = ", ".join(self.kinds)
-            raise ValueError(f"likelihood.{self.key}={scale}: must be a finite number > 0 or one of {kinds}")
-        super().__init__(network, 2 if scale == "per_pixel" else 1)
+        scale_module = make_scale(scale, self.kinds, self.key, self.exponent)
+        super().__init__(network, scale_module.outputs_per_pixel)
+        self.scale = scale_module
         self.activate = mean_activation_of(mean_activation)
-        self.kind = scale if isinstance(scale, str) else "fixed"
-        if self.kind == "fixed":
-            self.register_buffer("scale", torch.tensor(float(scale)))
-        elif self.kind == "learned":
-            self.raw_scale = nn.Parameter(torch.tensor(-1.0))  # softplus: 0.31, about the spread of MNIST's pixels
-        elif self.kind == "optimal":
-            self.register_buffer("moment", torch.tensor(0.3**self.exponent))
-        at_least = "" if self.kind == "fixed" else f", at least {SCALE_FLOOR}"
+        at_least = "" if isinstance(scale_module, FixedScale) else f", at least {SCALE_FLOOR}"
         self.description = f"{self.name}, {self.key} {scale}{at_least}".replace("_", " ")
 
-    def forward(self, z: Tensor, *condition: Tensor) -> Gaussian | Laplace | DiscretizedLogistic | Watched:
-        """z (K, B, L) -> p(x|z) with location (K, B, C, H, W)."""
-        outputs = self.decode(z, *condition)
-        if self.kind == "per_pixel":
-            location, raw_scale = outputs.chunk(2, dim=-3)
-            return self.family(self.activate(location), F.softplus(raw_scale) + SCALE_FLOOR)
-        if self.kind == "learned":
-            return self.family(self.activate(outputs), F.softplus(self.raw_scale) + SCALE_FLOOR)
-        if self.kind == "fixed":
-            return self.family(self.activate(outputs), self.scale)
-        scale = self.moment.pow(1 / self.exponent).clamp(min=SCALE_FLOOR)  # a new tensor: watch changes the moment
-        distribution = self.family(self.activate(outputs), scale)
-        return Watched(distribution, self.watch) if self.training else distribution
-
-    def watch(self, residual: Tensor) -> None:
-        """Moves the mean of |residual|^exponent towards this batch's."""
-        self.moment.lerp_(residual.abs().pow(self.exponent).mean(), OPTIMAL_RATE)
+    def forward(
+        self, z: Tensor, condition: Condition = UNCONDITIONAL
+    ) -> LocationScale | RecordsResiduals:
+        """Returns p(x|z) with location (K, B, C, H, W) for z (K, B, L)."""
+        location, scale = self.scale(self.decode(z, condition))
+        return self.scale.observe(self.family(self.activate(location), scale))
 
 
 class GaussianLikelihood(LocationScaleLikelihood):
-    """p(x|z) = prod_d N(x_d; mean_d(z), std^2), normalised: recon holds log std and 1/2 log 2 pi.
+    """p(x|z) = prod_d N(x_d; mean_d(z), std^2), normalized: recon includes log std + 1/2 log 2 pi.
 
     Args:
-        network: see above.
-        std: as ``scale`` of LocationScaleLikelihood.
-        mean_activation: ``sigmoid`` or ``identity``.
+        network: called with the number of outputs per pixel; returns the decoder.
+        std: the standard deviation, see ``scale`` of LocationScaleLikelihood.
+        mean_activation: activation of the mean, ``sigmoid`` or ``identity``.
     """
 
     family, name, key, exponent = Gaussian, "gaussian", "std", 2
 
-    def __init__(self, network: Callable[[int], nn.Module], std: float | str, mean_activation: str = "sigmoid") -> None:
+    def __init__(
+        self,
+        network: Callable[[int], nn.Module],
+        std: StdOption,
+        mean_activation: MeanActivation = "sigmoid",
+    ) -> None:
         super().__init__(network, std, mean_activation)
 
 
 class LaplaceLikelihood(LocationScaleLikelihood):
-    """p(x|z) = prod_d exp(-|x_d - mean_d(z)| / scale) / (2 scale): the absolute error, normalised."""
+    """p(x|z) = prod_d exp(-|x_d - mean_d(z)| / scale) / (2 scale).."""
 
     family, name = Laplace, "laplace"
 
 
 class DiscretizedLogisticLikelihood(LocationScaleLikelihood):
-    """P(x|z) of 8-bit pixels, see pixels.DiscretizedLogistic; its recon in bits/dim is recon / (D log 2)."""
+    """P(x|z) of 8-bit pixels, see pixels.DiscretizedLogistic; bits/dim = recon / (D log 2)."""
 
-    family, name, kinds, discrete = DiscretizedLogistic, "discretized logistic", ("learned", "per_pixel"), True
+    family, name, kinds, discrete = (
+        DiscretizedLogistic,
+        "discretized logistic",
+        ("learned", "per_pixel"),
+        True,
+    )
+
+    def __init__(
+        self,
+        network: Callable[[int], nn.Module],
+        scale: LevelScale,
+        mean_activation: MeanActivation = "sigmoid",
+    ) -> None:
+        super().__init__(network, scale, mean_activation)
 
 
 class BernoulliLikelihood(Likelihood):
-    """p(x|z) = prod_d Bernoulli(x_d; sigmoid(logit_d(z))), Kingma & Welling 2014, https://arxiv.org/abs/1312.6114.
+    """p(x|z) = prod_d Bernoulli(x_d; sigmoid(logit_d(z))).
+
+    Kingma & Welling 2014, https://arxiv.org/abs/1312.6114.
 
     Args:
-        network: see above.
+        network: called with the number of outputs per pixel; returns the decoder.
         image_shape: C, H, W.
-        grey: the data are grey, so recon is the grey cross-entropy: allowed by name only, and so named in results.
-        data_bias: add the logits of the training mean, clipped to [0.001, 0.999], to the network's (Burda et al. 2016,
-            https://arxiv.org/abs/1509.00519, start the output bias there).
+        gray: allows gray pixels. The reconstruction term is then the gray cross-entropy, which is
+            not a likelihood of gray pixels; results use this name.
+        data_bias: adds the logits of the mean training image, clipped to [0.001, 0.999], to the
+            decoder's logits. Burda et al. 2016, https://arxiv.org/abs/1509.00519, initialize the
+            output bias with these logits.
     """
+
+    offset: Tensor | None
 
     def __init__(
         self,
         network: Callable[[int], nn.Module],
         image_shape: Sequence[int],
-        grey: bool = False,
-        data_bias: bool = False,
+        gray: Annotated[
+            bool, Option("allow gray pixels; results then report a gray cross-entropy", Boolean())
+        ] = False,
+        data_bias: Annotated[
+            bool, Option("add the logits of the training mean to the output", Boolean())
+        ] = False,
     ) -> None:
         super().__init__(network)
-        self.grey = grey
-        self.description = "grey cross-entropy" if grey else "bernoulli"
+        self.gray = gray
+        self.description = "gray cross-entropy" if gray else "bernoulli"
         self.register_buffer("offset", torch.zeros(*image_shape) if data_bias else None)
 
     def start_from(self, images: Tensor, binarized: bool) -> None:
-        """Refuses grey pixels that are not allowed by name, and binary ones that are named grey; sets the offset."""
+        """Checks that the images are binary, or gray with ``gray=true``; sets the offset."""
         binary = binarized or is_binary(images)
-        if not self.grey and not binary:
-            raise ValueError(
-                "likelihood=bernoulli: grey pixels are outside its support; must be with data.binarization=dynamic (or"
-                " fixed, threshold), or by name with likelihood.grey=true, which reports grey cross-entropy"
+        if not self.gray and not binary:
+            raise ConfigError(
+                "likelihood=bernoulli: requires data.binarization=dynamic, fixed or threshold, or"
+                " likelihood.gray=true, which reports a gray cross-entropy: gray pixels are outside"
+                " the support of the Bernoulli distribution"
             )
-        if self.grey and binary:
-            raise ValueError("likelihood.grey=true: must be false, as the pixels are only 0 and 1")
+        if self.gray and binary:
+            raise ConfigError("likelihood.gray=true: must be false, because all pixels are 0 or 1")
         if self.offset is not None:
             mean = images.float().mean(0) / 255
             self.offset.copy_(mean.clamp(0.001, 0.999).logit())
 
-    def forward(self, z: Tensor, *condition: Tensor) -> Bernoulli:
-        """z (K, B, L) -> p(x|z) with logits (K, B, C, H, W)."""
-        logits = self.decode(z, *condition)
+    def forward(self, z: Tensor, condition: Condition = UNCONDITIONAL) -> Bernoulli:
+        """Returns p(x|z) with logits (K, B, C, H, W) for z (K, B, L)."""
+        logits = self.decode(z, condition)
         return Bernoulli(logits if self.offset is None else logits + self.offset)
 
 
 class ContinuousBernoulliLikelihood(Likelihood):
-    """p(x|z) = prod_d C(lambda_d) lambda_d^x_d (1 - lambda_d)^(1 - x_d), see pixels.ContinuousBernoulli.
+    """p(x|z) = prod_d C(lambda_d) lambda_d^x_d (1 - lambda_d)^(1 - x_d).
+
+    See pixels.ContinuousBernoulli.
 
     Args:
-        network: see above.
-        clip: lambda is in (clip, 1 - clip), by a bounded logit A tanh(output / A), A = logit(1 - clip). At black pixels
-            the density grows without bound as lambda goes to 0, so that a value means nothing without its clip.
+        network: called with the number of outputs per pixel; returns the decoder.
+        clip: restricts lambda to (clip, 1 - clip): the logit is A tanh(output / A) with
+            A = logit(1 - clip). At black pixels the density is unbounded as lambda approaches 0, so
+            values with different clips are not comparable.
     """
 
-    def __init__(self, network: Callable[[int], nn.Module], clip: float) -> None:
+    def __init__(self, network: Callable[[int], nn.Module], clip: Clip) -> None:
         super().__init__(network)
         assert 0 < clip < 0.5
         self.bound = math.log((1 - clip) / clip)
         self.description = f"continuous bernoulli, lambda in ({clip:g}, {1 - clip:g})"
 
     def start_from(self, images: Tensor, binarized: bool) -> None:
-        """Refuses pixels that are only 0 and 1: they have probabilities, not densities."""
+        """Raises ConfigError for binary images, which have probabilities instead of densities."""
         if binarized or is_binary(images):
-            raise ValueError(
-                "likelihood=continuous_bernoulli: must be with grey pixels, and these are only 0 and 1;"
-                " take likelihood=bernoulli, or data.binarization=none"
+            raise ConfigError(
+                "likelihood=continuous_bernoulli: requires gray pixels, but all pixels are 0 or 1;"
+                " use likelihood=bernoulli or data.binarization=none"
             )
 
-    def forward(self, z: Tensor, *condition: Tensor) -> ContinuousBernoulli:
-        """z (K, B, L) -> p(x|z) with logits (K, B, C, H, W)."""
-        return ContinuousBernoulli(self.bound * torch.tanh(self.decode(z, *condition) / self.bound))
+    def forward(self, z: Tensor, condition: Condition = UNCONDITIONAL) -> ContinuousBernoulli:
+        """Returns p(x|z) with logits (K, B, C, H, W) for z (K, B, L)."""
+        return ContinuousBernoulli(self.bound * torch.tanh(self.decode(z, condition) / self.bound))

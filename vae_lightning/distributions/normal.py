@@ -1,7 +1,8 @@
 """Normal distributions over latent vectors, and their closed-form KL divergences.
 
-Shapes: K samples, B images, L latent dimensions. ``std`` is the standard deviation, never its logarithm or square.
-No matrix product of float32 stands here: under autocast it would silently be one of bfloat16.
+``std`` is the standard deviation, never its logarithm or square. This module has no float32 matrix
+products, because autocast would silently compute them in bfloat16.
+Shapes: K samples, B images, L latent dimensions.
 """
 
 import math
@@ -12,7 +13,7 @@ from torch import Tensor
 
 
 def kl_to_standard_normal(mean: Tensor, std: Tensor) -> Tensor:
-    """KL(N(mean, diag(std^2)) || N(0, I)), the seed's term, per image in nats.
+    """Returns KL(N(mean, diag(std^2)) || N(0, I)) per image in nats.
 
     -1/2 sum_i (1 + 2 log std_i - mean_i^2 - std_i^2), from (..., L) to (...).
     Kingma & Welling 2014, appendix B, https://arxiv.org/abs/1312.6114.
@@ -21,7 +22,7 @@ def kl_to_standard_normal(mean: Tensor, std: Tensor) -> Tensor:
 
 
 def kl_diagonal_normals(mean0: Tensor, std0: Tensor, mean1: Tensor, std1: Tensor) -> Tensor:
-    """KL(N(mean0, diag(std0^2)) || N(mean1, diag(std1^2))) in nats, from (..., L) to (...).
+    """Returns KL(N(mean0, diag(std0^2)) || N(mean1, diag(std1^2))) in nats, (..., L) to (...).
 
     1/2 sum_i [(std0_i / std1_i)^2 + ((mean0_i - mean1_i) / std1_i)^2 - 1 - 2 log(std0_i / std1_i)].
     """
@@ -30,9 +31,10 @@ def kl_diagonal_normals(mean0: Tensor, std0: Tensor, mean1: Tensor, std1: Tensor
 
 
 def kl_full_to_standard_normal(mean: Tensor, scale_tril: Tensor) -> Tensor:
-    """KL(N(mean, S) || N(0, I)) for S = scale_tril scale_tril', (..., L) and (..., L, L), to (...), in nats.
+    """Returns KL(N(mean, S) || N(0, I)) in nats for the covariance S = scale_tril scale_tril'.
 
-    1/2 [tr S + mean' mean - L - log |S|], with log |S| = 2 sum_i log scale_tril_ii.
+    1/2 [tr S + mean' mean - L - log |S|] with log |S| = 2 sum_i log scale_tril_ii,
+    from (..., L) and (..., L, L) to (...).
     """
     trace = scale_tril.square().sum((-2, -1))
     log_det = 2 * scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
@@ -46,86 +48,101 @@ class DiagonalNormal:
     mean: Tensor
     std: Tensor
 
-    def rsample(self, noise: Tensor) -> Tensor:
-        """z = mean + std * eps for eps ~ N(0, I) of shape (K, B, L): the reparameterised sample, (K, B, L)."""
+    def transform(self, noise: Tensor) -> Tensor:
+        """Returns the reparameterized sample z = mean + std * eps for noise eps (K, B, L)."""
         return self.mean + self.std * noise
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Log density of z (K, B, L) in nats, summed over the latent dimensions: (K, B)."""
+        """Returns the log density of z (K, B, L) in nats: (K, B)."""
         return self.log_prob_per_dim(z).sum(-1)
 
     def log_prob_per_dim(self, z: Tensor) -> Tensor:
-        """Log density of each coordinate of z (..., L), broadcast against (B, L), in nats: (..., L)."""
-        standardised = (z - self.mean) / self.std
-        return -0.5 * standardised.square() - self.std.log() - 0.5 * math.log(2 * math.pi)
+        """Returns the log density of each dimension of z in nats: (..., L).
+
+        z (..., L) broadcasts with (B, L).
+        """
+        standardized = (z - self.mean) / self.std
+        return -0.5 * standardized.square() - self.std.log() - 0.5 * math.log(2 * math.pi)
 
     def cross_log_prob(self, z: Tensor) -> Tensor:
-        """Log density of every z (..., L) under every one of the B normals: (..., B), by two matrix products.
+        """Returns the log density of each z (..., L) under each of the B distributions: (..., B).
 
-        sum_i (z_i - m_i)^2 / s_i^2 is expanded, so it is computed in float64.
+        sum_i (z_i - m_i)^2 / s_i^2 is expanded into two matrix products. They are computed in
+        float64, because the expansion suffers from cancellation.
         """
-        precise = at_most_float64(z)
-        mean, precision = self.mean.to(precise.dtype), self.std.to(precise.dtype).square().reciprocal()
+        precise = float64_if_supported(z)
+        mean, precision = (
+            self.mean.to(precise.dtype),
+            self.std.to(precise.dtype).square().reciprocal(),
+        )
         square = precise.square() @ precision.T - 2 * precise @ (mean * precision).T
         constant = (mean.square() * precision - precision.log() + math.log(2 * math.pi)).sum(-1)
         return (-0.5 * (square + constant)).to(z.dtype)
 
     def marginals(self) -> "DiagonalNormal":
-        """The distributions of the single coordinates."""
+        """Returns the marginals of the L dimensions, which are the distribution itself."""
         return self
 
     def take(self, index: Tensor) -> "DiagonalNormal":
-        """Those of the B normals."""
+        """Returns the distributions at these positions of the batch."""
         return DiagonalNormal(self.mean[index], self.std[index])
 
     def detach(self) -> "DiagonalNormal":
-        """The same, its parameters being constants."""
+        """Returns the same distribution without gradients to its parameters."""
         return DiagonalNormal(self.mean.detach(), self.std.detach())
 
 
 @dataclass(frozen=True)
 class FullNormal:
-    """N(mean, S) with mean (B, L) and S = scale_tril scale_tril', scale_tril (B, L, L) lower triangular."""
+    """N(mean, S) with mean (B, L) and covariance S = scale_tril scale_tril'.
+
+    scale_tril (B, L, L) is lower triangular.
+    """
 
     mean: Tensor
     scale_tril: Tensor
 
-    def rsample(self, noise: Tensor) -> Tensor:
-        """z = mean + scale_tril eps for eps ~ N(0, I) of shape (K, B, L): (K, B, L)."""
+    def transform(self, noise: Tensor) -> Tensor:
+        """Returns the reparameterized sample z = mean + scale_tril eps for noise eps (K, B, L)."""
         return self.mean + (self.scale_tril * noise.unsqueeze(-2)).sum(-1)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Log density of z (K, B, L) in nats: (K, B)."""
-        centred = (z - self.mean).unsqueeze(-1)  # (K, B, L, 1)
-        scale_tril = self.scale_tril.expand(*centred.shape[:-2], -1, -1)
-        standardised = torch.linalg.solve_triangular(scale_tril, centred, upper=False).squeeze(-1)
-        return -0.5 * standardised.square().sum(-1) + self.log_constant()
+        """Returns the log density of z (K, B, L) in nats: (K, B)."""
+        centered = (z - self.mean).unsqueeze(-1)  # (K, B, L, 1)
+        scale_tril = self.scale_tril.expand(*centered.shape[:-2], -1, -1)
+        standardized = torch.linalg.solve_triangular(scale_tril, centered, upper=False).squeeze(-1)
+        return -0.5 * standardized.square().sum(-1) + self.log_density_at_mean()
 
-    def log_constant(self) -> Tensor:
-        """Log density at the mean, (B,)."""
+    def log_density_at_mean(self) -> Tensor:
+        """Returns the log density at the mean, -log |scale_tril| - L/2 log 2 pi: (B,)."""
         log_det = self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return -log_det - 0.5 * self.mean.shape[-1] * math.log(2 * math.pi)
 
     def cross_log_prob(self, z: Tensor) -> Tensor:
-        """Log density of every z (..., L) under every one of the B normals: (..., B); computed in float64."""
-        precise = at_most_float64(z)
+        """Returns the log density of each z (..., L) under each of the B distributions: (..., B).
+
+        The products are computed in float64, which autocast does not change.
+        """
+        precise = float64_if_supported(z)
         scale_tril = self.scale_tril.to(precise.dtype)
-        identity = torch.eye(z.shape[-1], dtype=precise.dtype, device=z.device).expand_as(scale_tril)
+        identity = torch.eye(z.shape[-1], dtype=precise.dtype, device=z.device).expand_as(
+            scale_tril
+        )
         whitening = torch.linalg.solve_triangular(scale_tril, identity, upper=False)  # (B, L, L)
         offset = torch.einsum("bij,bj->bi", whitening, self.mean.to(precise.dtype))
-        standardised = torch.einsum("bij,...j->...bi", whitening, precise) - offset
-        return (-0.5 * standardised.square().sum(-1) + self.log_constant()).to(z.dtype)
+        standardized = torch.einsum("bij,...j->...bi", whitening, precise) - offset
+        return (-0.5 * standardized.square().sum(-1) + self.log_density_at_mean()).to(z.dtype)
 
     def marginals(self) -> DiagonalNormal:
-        """The distributions of the single coordinates: N(mean_i, S_ii)."""
+        """Returns the marginals N(mean_i, S_ii) of the L dimensions."""
         return DiagonalNormal(self.mean, self.scale_tril.square().sum(-1).sqrt())
 
     def take(self, index: Tensor) -> "FullNormal":
-        """Those of the B normals."""
+        """Returns the distributions at these positions of the batch."""
         return FullNormal(self.mean[index], self.scale_tril[index])
 
     def detach(self) -> "FullNormal":
-        """The same, its parameters being constants."""
+        """Returns the same distribution without gradients to its parameters."""
         return FullNormal(self.mean.detach(), self.scale_tril.detach())
 
 
@@ -136,19 +153,22 @@ class StandardNormal:
     latent_dim: int
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Log density of z (K, B, L) in nats: (K, B)."""
+        """Returns the log density of z (K, B, L) in nats: (K, B)."""
         return (-0.5 * z.square() - 0.5 * math.log(2 * math.pi)).sum(-1)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draws on the generator's device: (count, L)."""
+        """Returns samples (count, L) on the generator's device."""
         return torch.randn(count, self.latent_dim, generator=generator, device=generator.device)
 
 
 def full_precision(x: Tensor) -> Tensor:
-    """x in at least float32: densities are never computed in the half precision of an autocast network."""
+    """Converts half-precision outputs of an autocast network to float32, to compute densities."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
-def at_most_float64(x: Tensor) -> Tensor:
-    """x in float64, which autocast leaves alone; in float32 where the device has no better."""
+def float64_if_supported(x: Tensor) -> Tensor:
+    """Converts x to float64, which autocast does not change.
+
+    MPS does not support float64; x is float32 there.
+    """
     return x.float() if x.device.type == "mps" else x.double()

@@ -1,46 +1,73 @@
-"""Posteriors q(z|x): modules that hold an encoder network and return a distribution over latent vectors.
+"""Posteriors q(z|x): modules that hold an encoder and return a distribution over latent vectors.
 
-``network`` is called with the number of outputs and returns the encoder: x (B, C, H, W) -> (B, outputs). What follows x
-in a call, the labels of a conditional model, goes on to the network.
+Every posterior takes the argument ``network``: a function that is called with the number of outputs
+and returns the encoder network, which maps x (B, C, H, W) to (B, outputs). In a conditional model,
+the labels are passed to the encoder network.
+Shapes: B images, L latent dimensions, C H W of an image.
 """
 
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vae_lightning.checks.ranges import Boolean, Option
+from vae_lightning.distributions.component import Component
 from vae_lightning.distributions.normal import DiagonalNormal, FullNormal, full_precision
+from vae_lightning.networks.conditional import UNCONDITIONAL, Condition
+from vae_lightning.networks.dense import LatentDim
 
-# Added to every standard deviation, so that log std stays finite when softplus underflows.
+# Added to every standard deviation, because softplus can underflow and log std must be finite.
 STD_FLOOR = 1e-6
+SharedStd = Annotated[bool, Option("use one std for all images", Boolean())]
 
 
 def positive(raw: Tensor) -> Tensor:
-    """softplus(raw) + STD_FLOOR: grows linearly where exp would overflow."""
+    """Returns softplus(raw) + STD_FLOOR, which is linear for large values, where exp overflows."""
     return F.softplus(raw) + STD_FLOOR
 
 
-class DiagonalNormalPosterior(nn.Module):
+class PosteriorModule(Component):
+    """Base class of posteriors.
+
+    Attributes:
+        latent_dim: L.
+        has_marginals: whether the marginals of the posterior have a closed form.
+    """
+
+    network: nn.Module
+    latent_dim: int
+    has_marginals = True
+
+
+class DiagonalNormalPosterior(PosteriorModule):
     """q(z|x) = N(mean(x), diag(std(x)^2)) with std = softplus(raw) + STD_FLOOR.
 
     Kingma & Welling 2014, https://arxiv.org/abs/1312.6114.
 
     Args:
-        network: see above.
+        network: called with the number of outputs; returns the encoder network.
         latent_dim: L.
-        shared_std: std is one learned vector instead of a function of x, as in probabilistic PCA.
+        shared_std: whether std is one learned vector instead of a function of x, as in
+            probabilistic PCA.
     """
 
-    def __init__(self, network: Callable[[int], nn.Module], latent_dim: int, shared_std: bool = False) -> None:
+    def __init__(
+        self,
+        network: Callable[[int], nn.Module],
+        latent_dim: LatentDim,
+        shared_std: SharedStd = False,
+    ) -> None:
         super().__init__()
         self.latent_dim = latent_dim
         self.network = network(latent_dim if shared_std else 2 * latent_dim)
         self.raw_std = nn.Parameter(torch.zeros(latent_dim)) if shared_std else None
 
-    def forward(self, x: Tensor, *condition: Tensor) -> DiagonalNormal:
-        """x (B, C, H, W) -> q(z|x) with mean and std (B, L)."""
-        outputs = full_precision(self.network(x, *condition))
+    def forward(self, x: Tensor, condition: Condition = UNCONDITIONAL) -> DiagonalNormal:
+        """Returns q(z|x) with mean and std (B, L) for images x (B, C, H, W)."""
+        outputs = full_precision(condition.apply(self.network, x))
         if self.raw_std is None:
             mean, raw_std = outputs.chunk(2, dim=-1)
         else:
@@ -48,29 +75,33 @@ class DiagonalNormalPosterior(nn.Module):
         return DiagonalNormal(mean, positive(raw_std))
 
 
-class FullNormalPosterior(nn.Module):
-    """q(z|x) = N(mean(x), T(x) T(x)') with T lower triangular, its diagonal softplus(raw) + STD_FLOOR.
+class FullNormalPosterior(PosteriorModule):
+    """q(z|x) = N(mean(x), T(x) T(x)') with T lower triangular.
 
-    The posterior of a linear-Gaussian model is one (Tipping & Bishop 1999, https://doi.org/10.1111/1467-9868.00196);
-    Kingma & Welling 2019, section 2.5.1, https://arxiv.org/abs/1906.02691.
+    The diagonal of T is softplus(raw) + STD_FLOOR. Kingma & Welling 2019, section 2.5.1,
+    https://arxiv.org/abs/1906.02691. This family contains the true posterior of a linear-Gaussian
+    model: Tipping & Bishop 1999, https://doi.org/10.1111/1467-9868.00196.
 
     Args:
-        network: see above.
+        network: called with the number of outputs; returns the encoder network.
         latent_dim: L.
     """
 
-    def __init__(self, network: Callable[[int], nn.Module], latent_dim: int) -> None:
+    def __init__(self, network: Callable[[int], nn.Module], latent_dim: LatentDim) -> None:
         super().__init__()
         self.latent_dim = latent_dim
         self.network = network(2 * latent_dim + latent_dim * (latent_dim - 1) // 2)
 
-    def forward(self, x: Tensor, *condition: Tensor) -> FullNormal:
-        """x (B, C, H, W) -> q(z|x) with mean (B, L) and scale_tril (B, L, L)."""
+    def forward(self, x: Tensor, condition: Condition = UNCONDITIONAL) -> FullNormal:
+        """Returns q(z|x) with mean (B, L) and scale_tril (B, L, L) for images x (B, C, H, W)."""
         size = self.latent_dim
-        outputs = full_precision(self.network(x, *condition))
+        outputs = full_precision(condition.apply(self.network, x))
         mean, raw_std, lower = outputs.split([size, size, outputs.shape[-1] - 2 * size], dim=-1)
         row, column = torch.tril_indices(size, size, -1, device=x.device)
         scale_tril = torch.diag_embed(positive(raw_std))
         return FullNormal(
-            mean, scale_tril.index_put((torch.arange(len(x), device=x.device)[:, None], row, column), lower)
+            mean,
+            scale_tril.index_put(
+                (torch.arange(len(x), device=x.device)[:, None], row, column), lower
+            ),
         )

@@ -1,1 +1,1 @@
-"""What the page of ``explore`` is made of: a decoder as plain operations, encoded images, a template."""
+"""The page of ``explore``: a decoder in JavaScript, encoded test images and a template."""

@@ -1,11 +1,15 @@
 "use strict";
-// The decoder: a list of operations on Float32Arrays. Value 0 is the input (z, then the label one-hot), value i + 1 is
-// what operation i gives. Sums are in double precision, what is stored is in single precision.
+// The decoder: a list of operations on Float32Arrays. Value 0 is the input (z, then the one-hot
+// label), and value i + 1 is the output of operation i. Sums are computed in double precision and
+// stored in single precision.
 
-/** out[r * columns + c] = bias[r] + sum_k a[r * inner + k] b[c * inner + k], four rows by four columns at a time. */
+/**
+ * Matrix product: out[r * columns + c] = bias[r] + sum_k a[r * inner + k] b[c * inner + k].
+ * It computes blocks of four rows and four columns.
+ */
 function product(a, b, bias, out, rows, columns, inner) {
   for (let r = 0; r < rows; r += 4) {
-    // rows past the last are the last again: the same number is written twice
+    // Rows past the end repeat the last row, so that the same value is written again.
     const r1 = Math.min(r + 1, rows - 1), r2 = Math.min(r + 2, rows - 1), r3 = Math.min(r + 3, rows - 1);
     const a0 = r * inner, a1 = r1 * inner, a2 = r2 * inner, a3 = r3 * inner;
     let c = 0;
@@ -42,64 +46,76 @@ function product(a, b, bias, out, rows, columns, inner) {
 const sigmoid = (x) => 1 / (1 + Math.exp(-x));
 const softplus = (x) => Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x)));
 
-/** The error function to 1.5e-7: Abramowitz & Stegun 1964, 7.1.26. */
+/** The error function with an error of at most 1.5e-7: Abramowitz & Stegun 1964, 7.1.26. */
 function erf(x) {
   const t = 1 / (1 + 0.3275911 * Math.abs(x));
   const poly = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))));
   return Math.sign(x) * (1 - poly * Math.exp(-x * x));
 }
 
-/** Mean of a continuous Bernoulli of logit a: 1/2 + 1/(2 tanh(a/2)) - 1/a, near zero its series. */
+/**
+ * The mean of a continuous Bernoulli distribution with logit a: 1/2 + 1/(2 tanh(a/2)) - 1/a.
+ * Near zero, the Taylor series is used.
+ */
 function continuousBernoulliMean(a) {
   if (Math.abs(a) < 0.1) return 0.5 + a / 12 - a ** 3 / 720 + a ** 5 / 30240;
   return 0.5 + 0.5 / Math.tanh(a / 2) - 1 / a;
 }
 
-/** Mean of a logistic (location, scale) on the levels k/255: 1/255 sum_{k < 255} sigmoid((location - (k + 1/2)/255)/scale). */
+/**
+ * The mean of a discretized logistic distribution on the levels k/255:
+ * 1/255 sum_{k < 255} sigmoid((location - (k + 1/2)/255)/scale).
+ */
 function discretizedLogisticMean(location, scale) {
-  const reach = 20 * scale; // further away a term is 0 or 1 to 2e-9
+  const reach = 20 * scale; // beyond this distance, a term is 0 or 1 within 2e-9
   const first = Math.min(255, Math.max(0, Math.ceil(255 * (location - reach) - 0.5)));
   const last = Math.min(254, Math.floor(255 * (location + reach) - 0.5));
   const ratio = Math.exp(1 / (255 * scale));
-  let sum = first, odds = Math.exp(((first + 0.5) / 255 - location) / scale); // of being below the level
+  let sum = first, odds = Math.exp(((first + 0.5) / 255 - location) / scale); // odds of a value below the level
   for (let level = first; level <= last; level++, odds *= ratio) sum += 1 / (1 + odds);
   return sum / 255;
 }
 
-/** Applies f to every number. */
+/** An elementwise operation that applies f. */
 const pointwise = (f) => (op, [x], out) => {
   for (let i = 0; i < out.length; i++) out[i] = f(x[i], op);
 };
 
-/** The patches under the kernel, one row for each output position: (outHeight outWidth, channels kernelY kernelX). */
-function patches(op, x, rows) {
-  let at = 0;
+/**
+ * im2col: writes the input patch of each output position as a row of
+ * (outHeight outWidth, channels kernelY kernelX).
+ */
+function im2col(op, x, rows) {
+  let index = 0;
   for (let y = 0; y < op.outHeight; y++) for (let column = 0; column < op.outWidth; column++)
     for (let channel = 0; channel < op.channels; channel++)
       for (let ky = 0; ky < op.kernelY; ky++) {
         const row = y * op.strideY - op.paddingY + ky, base = (channel * op.height + row) * op.width;
         for (let kx = 0; kx < op.kernelX; kx++) {
-          const place = column * op.strideX - op.paddingX + kx;
-          rows[at++] = row >= 0 && row < op.height && place >= 0 && place < op.width ? x[base + place] : 0;
+          const inX = column * op.strideX - op.paddingX + kx;
+          rows[index++] = row >= 0 && row < op.height && inX >= 0 && inX < op.width ? x[base + inX] : 0;
         }
       }
 }
 
-/** Adds products (outChannels kernelY kernelX, height width) to the places that their input position reaches. */
-function spread(op, products, out) {
-  let at = 0;
+/**
+ * col2im: adds each of the products (outChannels kernelY kernelX, height width) to the output
+ * pixel at which the kernel places it.
+ */
+function col2im(op, products, out) {
+  let index = 0;
   for (let channel = 0; channel < op.outChannels; channel++)
     for (let ky = 0; ky < op.kernelY; ky++) for (let kx = 0; kx < op.kernelX; kx++)
       for (let y = 0; y < op.height; y++) {
         const row = y * op.strideY - op.paddingY + ky, base = (channel * op.outHeight + row) * op.outWidth;
-        for (let x = 0; x < op.width; x++, at++) {
-          const place = x * op.strideX - op.paddingX + kx;
-          if (row >= 0 && row < op.outHeight && place >= 0 && place < op.outWidth) out[base + place] += products[at];
+        for (let x = 0; x < op.width; x++, index++) {
+          const outX = x * op.strideX - op.paddingX + kx;
+          if (row >= 0 && row < op.outHeight && outX >= 0 && outX < op.outWidth) out[base + outX] += products[index];
         }
       }
 }
 
-// kind -> (operation, inputs, output)
+// kind -> function of (operation, inputs, output), which writes into the output
 const OPERATIONS = {
   relu: pointwise((x) => (x > 0 ? x : 0)),
   tanh: pointwise(Math.tanh),
@@ -109,7 +125,7 @@ const OPERATIONS = {
   softplus: pointwise((x, op) => softplus(x) + op.floor),
   continuousBernoulli: pointwise((x, op) => continuousBernoulliMean(op.bound * Math.tanh(x / op.bound))),
   add: (op, [x, y], out) => { for (let i = 0; i < out.length; i++) out[i] = x[i] + y[i]; },
-  part: (op, [x], out) => out.set(x.subarray(op.start, op.start + out.length)),
+  slice: (op, [x], out) => out.set(x.subarray(op.start, op.start + out.length)),
   affine: (op, [x], out) => {
     const pixels = out.length / op.channels;
     for (let i = 0; i < out.length; i++) {
@@ -123,24 +139,27 @@ const OPERATIONS = {
   linear: (op, [x], out) => product(op.weight, x, op.bias, out, op.rows, 1, op.inner),
   convolution: (op, [x], out) => {
     const inner = op.channels * op.kernelY * op.kernelX, positions = op.outHeight * op.outWidth;
-    op.room ??= new Float32Array(inner * positions);
-    patches(op, x, op.room);
-    product(op.weight, op.room, op.bias, out, op.outChannels, positions, inner);
+    op.buffer ??= new Float32Array(inner * positions);
+    im2col(op, x, op.buffer);
+    product(op.weight, op.buffer, op.bias, out, op.outChannels, positions, inner);
   },
-  transposed: (op, [x], out) => {
+  transposedConvolution: (op, [x], out) => {
     const positions = op.height * op.width, rows = op.outChannels * op.kernelY * op.kernelX;
-    op.room ??= { turned: new Float32Array(x.length), products: new Float32Array(rows * positions),
-                  zeros: new Float32Array(rows) };
+    op.buffers ??= { transposed: new Float32Array(x.length), products: new Float32Array(rows * positions),
+                     zeros: new Float32Array(rows) };
     for (let c = 0; c < op.channels; c++)
-      for (let i = 0; i < positions; i++) op.room.turned[i * op.channels + c] = x[c * positions + i];
-    product(op.weight, op.room.turned, op.room.zeros, op.room.products, rows, positions, op.channels);
+      for (let i = 0; i < positions; i++) op.buffers.transposed[i * op.channels + c] = x[c * positions + i];
+    product(op.weight, op.buffers.transposed, op.buffers.zeros, op.buffers.products, rows, positions, op.channels);
     const pixels = op.outHeight * op.outWidth;
     for (let c = 0; c < op.outChannels; c++) out.fill(op.bias[c], c * pixels, (c + 1) * pixels);
-    spread(op, op.room.products, out);
+    col2im(op, op.buffers.products, out);
   },
 };
 
-/** The function z, label -> mean pixels of p(x|z), (C H W); each call writes into the same array. */
+/**
+ * Returns the function (z, label) -> pixels of the mean of p(x|z), (C H W). Every call writes into
+ * the same array.
+ */
 function makeDecoder(ops, weights, latents, classes) {
   const values = [new Float32Array(latents + classes)];
   const steps = ops.map((listed) => {
@@ -149,7 +168,7 @@ function makeDecoder(ops, weights, latents, classes) {
       if (Array.isArray(value) && name !== "inputs") op[name] = weights.subarray(value[0], value[0] + value[1]);
     const out = new Float32Array(op.size);
     values.push(out);
-    return { run: OPERATIONS[op.kind], op, inputs: op.inputs.map((place) => values[place]), out };
+    return { run: OPERATIONS[op.kind], op, inputs: op.inputs.map((number) => values[number]), out };
   });
   return (z, label) => {
     values[0].fill(0).set(z);

@@ -1,6 +1,6 @@
-// What a hand does: pointer, keys, buttons.
+// Events of the pointer, the keys and the buttons.
 
-/** Listens to everything. */
+/** Adds all event listeners. */
 function listen() {
   listenToPointer(element("plane"));
   element("plane").addEventListener("keydown", (event) => {
@@ -9,16 +9,16 @@ function listen() {
       const [axis, sign] = steps, dimension = plane.axes[axis], [low, high] = plane.range(axis);
       const step = (sign * (high - low)) / (event.shiftKey ? 20 : 120);
       if (dimension !== null) move([[dimension, state.z[dimension] + step]]);
-    } else if (event.key === "Enter") dropNear();
+    } else if (event.key === "Enter") selectNearest();
     else return;
     event.preventDefault();
   });
   const actions = {
-    previous: ["p", () => drop(state.picked - 1)],
-    next: ["n", () => drop(state.picked + 1)],
-    random: ["r", () => drop(Math.floor(Math.random() * count))],
-    back: ["b", () => drop(state.picked)],
-    origin: ["0", () => go(new Float32Array(latents))],
+    previous: ["p", () => selectImage(state.picked - 1)],
+    next: ["n", () => selectImage(state.picked + 1)],
+    random: ["r", () => selectImage(Math.floor(Math.random() * count))],
+    back: ["b", () => selectImage(state.picked)],
+    origin: ["0", () => goTo(new Float32Array(latents))],
   };
   for (const [id, [, act]] of Object.entries(actions)) element(id).addEventListener("click", act);
   addEventListener("keydown", (event) => {
@@ -26,7 +26,7 @@ function listen() {
     for (const [key, act] of Object.values(actions)) if (event.key === key) act();
   });
   element("number").max = count - 1;
-  element("number").addEventListener("change", (event) => drop(Math.round(Number(event.target.value)) || 0));
+  element("number").addEventListener("change", (event) => selectImage(Math.round(Number(event.target.value)) || 0));
   for (const radio of document.getElementsByName("view"))
     radio.addEventListener("change", () => {
       [plane.view, plane.stale] = [radio.value, true];
@@ -41,18 +41,18 @@ function listen() {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 }
 
-/** Drops onto the test image nearest to the crosshair. */
-function dropNear() {
-  const at = [0, 1].map((axis) => plane.place(axis, plane.coordinate(axis, state.z, 0, state.label)));
-  const number = plane.nearest(...at);
-  if (number !== null) drop(number);
+/** Selects the test image nearest to the crosshair. */
+function selectNearest() {
+  const crosshair = [0, 1].map((axis) => plane.toPixel(axis, plane.coordinate(axis, state.z, 0, state.label)));
+  const number = plane.nearest(...crosshair);
+  if (number !== null) selectImage(number);
 }
 
-/** Dragging moves the crosshair; a click on a test image drops onto it. */
+/** Dragging moves the crosshair; a click on a test image selects it. */
 function listenToPointer(canvas) {
-  let down = null; // where the pointer went down, and the image there
+  let down = null; // where the pointer was pressed, and the test image there
   const follow = (x, y) =>
-    move(plane.axes.flatMap((dimension, axis) => (dimension === null ? [] : [[dimension, plane.value(axis, [x, y][axis])]])));
+    move(plane.axes.flatMap((dimension, axis) => (dimension === null ? [] : [[dimension, plane.toCoordinate(axis, [x, y][axis])]])));
   canvas.addEventListener("pointerdown", (event) => {
     const [x, y] = [event.offsetX, event.offsetY], number = plane.nearest(x, y, 10);
     canvas.setPointerCapture(event.pointerId);
@@ -72,7 +72,7 @@ function listenToPointer(canvas) {
     state.hover = hover;
   });
   canvas.addEventListener("pointerup", () => {
-    if (down && !down.moved) drop(down.number);
+    if (down && !down.moved) selectImage(down.number);
     down = null;
   });
   canvas.addEventListener("pointercancel", () => { down = null; });

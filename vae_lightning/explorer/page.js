@@ -1,9 +1,9 @@
-// The page: what is chosen, and what happens when it changes.
+// The page: its state and the functions that change it.
 
 const element = (id) => document.getElementById(id);
 const content = JSON.parse(element("content").textContent);
 
-/** Bytes from base64. */
+/** Decodes base64 into bytes. */
 function bytes(text) {
   const raw = atob(text), out = new Uint8Array(raw.length);
   for (let i = 0; i < raw.length; i++) out[i] = raw.charCodeAt(i);
@@ -18,30 +18,33 @@ const { latents, labels, names, shape, classes } = data, count = labels.length;
 const pixels = shape[0] * shape[1] * shape[2];
 const decode = makeDecoder(content.decoder.ops, floats(content.decoder.weights), latents, classes);
 
-// most informative first; "z" and the position in the tensor, counted from 0
+// Latent dimensions, most informative first. Their names are "z" and the index, counted from 0.
 const ranked = [...Array(latents).keys()].sort((a, b) => data.information[b] - data.information[a]);
 const nameOf = (dimension) => "z" + String(dimension).replace(/\d/g, (digit) => "\u2080\u2081\u2082\u2083\u2084\u2085\u2086\u2087\u2088\u2089"[digit]);
 const meanOf = (number) => data.mean.subarray(number * latents, (number + 1) * latents);
 
-/** Where the posteriors lie in a dimension: zero, and all means with two standard deviations to each side. */
+/**
+ * The range of a latent dimension: it contains zero, and every posterior mean with two standard
+ * deviations on both sides.
+ */
 function rangeOf(dimension) {
   let low = 0, high = 0;
-  for (let at = dimension; at < count * latents; at += latents) {
-    low = Math.min(low, data.mean[at] - 2 * data.std[at]);
-    high = Math.max(high, data.mean[at] + 2 * data.std[at]);
+  for (let i = dimension; i < count * latents; i += latents) {
+    low = Math.min(low, data.mean[i] - 2 * data.std[i]);
+    high = Math.max(high, data.mean[i] + 2 * data.std[i]);
   }
   return [low, high];
 }
 const ranges = [...Array(latents).keys()].map(rangeOf);
 
-const state = { z: new Float32Array(latents), label: 0, picked: null, hover: null, flight: null };
+const state = { z: new Float32Array(latents), label: 0, picked: null, hover: null, animation: null };
 const plane = new Plane(element("plane"), data, ranges);
 plane.axes = [ranked[0], latents > 1 ? ranked[1] : null];
 const sliders = new Map();
 const speed = { decode: 0, frame: 0, frames: 0, last: 0 };
 let waiting = false;
 
-/** Asks for one frame, however many events come before it. */
+/** Requests a single frame, even if several events precede it. */
 function request() {
   if (!waiting) requestAnimationFrame(frame);
   waiting = true;
@@ -49,12 +52,12 @@ function request() {
 
 function frame(now) {
   waiting = false;
-  if (state.flight) fly(now);
+  if (state.animation) animate(now);
   const start = performance.now();
-  const found = decode(state.z, state.label);
+  const decoded = decode(state.z, state.label);
   speed.decode += (performance.now() - start - speed.decode) * (speed.decode ? 0.1 : 1);
-  show(element("decoded"), found, shape, 1);
-  writeDifference(found);
+  drawPixels(element("decoded"), decoded, shape, 1);
+  writeDifference(decoded);
   for (const [dimension, { input, output }] of sliders) {
     input.value = state.z[dimension];
     output.textContent = state.z[dimension].toFixed(2).replace("-", "\u2212");
@@ -63,27 +66,27 @@ function frame(now) {
   const more = plane.decodeTiles(decode, state.z, state.label);
   plane.draw(state.z, state.label, state.picked, state.hover);
   writeSpeed(now);
-  if (state.flight || more) request();
+  if (state.animation || more) request();
 }
 
-/** Moves along the straight line to the goal, slower at both ends. */
-function fly(now) {
-  const { from, goal, start } = state.flight;
-  const time = Math.min(1, Math.max(0, (now - start) / 350)), part = time * time * (3 - 2 * time);
-  state.z.forEach((_, i) => { state.z[i] = from[i] + part * (goal[i] - from[i]); });
-  if (time === 1) [state.z, state.flight] = [Float32Array.from(goal), null];
+/** Moves z along a straight line to the goal, with a smooth start and end. */
+function animate(now) {
+  const { from, goal, start } = state.animation;
+  const time = Math.min(1, Math.max(0, (now - start) / 350)), fraction = time * time * (3 - 2 * time);
+  state.z.forEach((_, i) => { state.z[i] = from[i] + fraction * (goal[i] - from[i]); });
+  if (time === 1) [state.z, state.animation] = [Float32Array.from(goal), null];
 }
 
-/** Goes to a latent vector, at once if asked to or if the reader prefers no motion. */
-function go(goal, atOnce = matchMedia("(prefers-reduced-motion: reduce)").matches) {
-  if (atOnce) [state.z, state.flight] = [Float32Array.from(goal), null];
-  else state.flight = { from: Float32Array.from(state.z), goal: Float32Array.from(goal), start: performance.now() };
+/** Moves to a latent vector, immediately if requested or if the user prefers reduced motion. */
+function goTo(goal, atOnce = matchMedia("(prefers-reduced-motion: reduce)").matches) {
+  if (atOnce) [state.z, state.animation] = [Float32Array.from(goal), null];
+  else state.animation = { from: Float32Array.from(state.z), goal: Float32Array.from(goal), start: performance.now() };
   request();
 }
 
-/** Sets some coordinates at once; a flight ends. */
+/** Sets some coordinates immediately and stops a running animation. */
 function move(changes) {
-  state.flight = null;
+  state.animation = null;
   for (const [dimension, value] of changes) {
     const [low, high] = ranges[dimension];
     state.z[dimension] = Math.min(high, Math.max(low, value));
@@ -91,44 +94,44 @@ function move(changes) {
   request();
 }
 
-/** Drops onto a test image: all latents to its posterior mean, the original and its terms beside. */
-function drop(number, atOnce) {
+/** Selects a test image: shows it and its terms, and moves z to its posterior mean. */
+function selectImage(number, atOnce) {
   state.picked = ((number % count) + count) % count;
   state.label = labels[state.picked];
   const own = data.images.subarray(state.picked * pixels, (state.picked + 1) * pixels);
-  show(element("original"), own, shape, 255);
+  drawPixels(element("original"), own, shape, 255);
   element("which").textContent = `test image ${state.picked}`;
   element("of").textContent = names[state.label];
   element("number").value = state.picked;
   writeTerms();
   const [recon, kl] = [data.recon, data.kl].map((values) => values[state.picked].toFixed(1));
   element("live").textContent = `Test image ${state.picked}, ${names[state.label]}: recon ${recon}, KL ${kl} nats`;
-  go(meanOf(state.picked), atOnce);
+  goTo(meanOf(state.picked), atOnce);
 }
 
 function writeTerms() {
   for (const term of element("terms").children) {
     const values = data[term.dataset.name];
     term.querySelector("output").textContent = values[state.picked].toFixed(2).replace("-", "\u2212");
-    strip(term.querySelector("canvas"), values, state.picked);
+    drawStrip(term.querySelector("canvas"), values, state.picked);
   }
 }
 
-function writeDifference(found) {
+function writeDifference(decoded) {
   let sum = 0;
-  for (let i = 0; i < pixels; i++) sum += (found[i] - data.images[state.picked * pixels + i] / 255) ** 2;
-  element("difference").textContent = `squared difference ${sum.toFixed(1)}`;
+  for (let i = 0; i < pixels; i++) sum += (decoded[i] - data.images[state.picked * pixels + i] / 255) ** 2;
+  element("difference").textContent = `squared error ${sum.toFixed(1)}`;
 }
 
 function writeSpeed(now) {
   const gap = now - speed.last;
   speed.last = now;
   if (gap > 0 && gap < 100) speed.frame += (gap - speed.frame) / Math.min(++speed.frames, 20);
-  const rate = speed.frames > 20 ? `, ${Math.round(1000 / speed.frame)} frames a second in motion` : "";
-  element("speed").textContent = `A decode takes ${speed.decode.toFixed(2)} ms${rate}.`;
+  const rate = speed.frames > 20 ? `, ${Math.round(1000 / speed.frame)} frames per second during motion` : "";
+  element("speed").textContent = `Decoding an image takes ${speed.decode.toFixed(2)} ms${rate}.`;
 }
 
-/** A new element with properties, at the end of another. */
+/** Appends a new element with the given properties to another element. */
 const add = (parent, tag, properties = {}) => parent.appendChild(Object.assign(document.createElement(tag), properties));
 
 function buildSliders() {
@@ -136,7 +139,7 @@ function buildSliders() {
   element("sliders").replaceChildren();
   const most = Math.max(...data.information, 1e-9);
   for (const dimension of ranked.filter((other) => !plane.axes.includes(other))) {
-    const row = add(element("sliders"), "label", { className: "slider", title: `tells ${data.information[dimension].toFixed(3)} nats` });
+    const row = add(element("sliders"), "label", { className: "slider", title: `information about the image: ${data.information[dimension].toFixed(3)} nats` });
     add(row, "span", { textContent: nameOf(dimension) });
     add(add(row, "span", { className: "amount" }), "i").style.width = `${(100 * data.information[dimension]) / most}%`;
     const [min, max] = ranges[dimension];
@@ -155,7 +158,7 @@ function buildAxes() {
     select.value = plane.axes[axis];
     select.addEventListener("change", () => {
       const before = plane.axes[axis], now = Number(select.value);
-      if (plane.axes[1 - axis] === now) plane.axes[1 - axis] = before; // the two change places
+      if (plane.axes[1 - axis] === now) plane.axes[1 - axis] = before; // the two axes are swapped
       plane.axes[axis] = now;
       selects.forEach((other, i) => { other.value = plane.axes[i]; });
       plane.stale = true;
@@ -184,21 +187,22 @@ function buildHeader() {
     add(row, "canvas", { ariaHidden: "true" });
   }
   element("notes").textContent =
-    `Of the test image, in nats: recon (${content.likelihood}) is the mean over ${data.samples} samples of q(z|x), KL is ` +
-    `${data.klIsExact ? "exact" : "the mean over the same samples"}; the strips show all ${count} images. The bars on the ` +
-    "plane are one standard deviation of q(z|x). Dimensions, counted from 0, in the order of what they tell of x.";
+    `The terms of the test image are in nats. recon (${content.likelihood}) is the mean over ${data.samples} samples from ` +
+    `q(z|x). KL is ${data.klIsExact ? "exact" : "the mean over the same samples"}. The strips show all ${count} images. The ` +
+    "bars on the plane are one standard deviation of q(z|x). The latent dimensions are numbered from 0 and sorted by " +
+    "their information about x.";
 }
 
 function buildLabels() {
   const present = [...new Set(labels)].sort((a, b) => a - b);
   for (const label of present) {
     const button = add(element("legend"), "button", { ariaPressed: "false" });
-    add(button, "i").style.background = colourOf(label);
+    add(button, "i").style.background = colorOf(label);
     button.append(names[label]);
     button.addEventListener("click", () => {
-      plane.only = plane.only === label ? null : label;
+      plane.onlyLabel = plane.onlyLabel === label ? null : label;
       plane.stale = true;
-      [...element("legend").children].forEach((other, i) => { other.ariaPressed = String(present[i] === plane.only); });
+      [...element("legend").children].forEach((other, i) => { other.ariaPressed = String(present[i] === plane.onlyLabel); });
       request();
     });
   }
@@ -208,8 +212,8 @@ function buildLabels() {
   }
 }
 
-/** Compares with the pixels that PyTorch decoded: the largest difference. */
-function check() {
+/** Returns the largest difference between the pixels decoded here and those decoded by PyTorch. */
+function checkDecoder() {
   const reference = floats(content.reference);
   let largest = 0;
   for (let number = 0; number < reference.length / pixels; number++)
@@ -218,7 +222,9 @@ function check() {
     });
   const right = largest < 1e-3;
   element("check").className = right ? "" : "wrong";
-  element("check").textContent = `${right ? "" : "Wrong: "}The decoder runs in this page; its pixels differ from PyTorch's by at most ${largest.toExponential(0)}.`;
+  element("check").textContent =
+    `${right ? "" : "Error: "}The decoder runs in this page. Its pixels differ from those of PyTorch by at most ` +
+    `${largest.toExponential(0)}.`;
   return largest;
 }
 
@@ -226,6 +232,6 @@ buildHeader();
 buildAxes();
 buildSliders();
 buildLabels();
-const difference = check();
+const difference = checkDecoder();
 listen();
-drop(0, true);
+selectImage(0, true);

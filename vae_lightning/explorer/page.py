@@ -1,4 +1,4 @@
-"""The page: template, style and scripts of this folder joined with a model's numbers into one HTML file."""
+"""Builds the HTML file from the template, style and scripts of this folder and the model's data."""
 
 import base64
 import html
@@ -12,33 +12,39 @@ from torch import Tensor
 
 from vae_lightning.explorer.encoded import SAMPLES, Encoded
 from vae_lightning.explorer.translate import Op
+from vae_lightning.plots.palette import CATEGORIES
 
 HERE = Path(__file__).parent
 SCRIPTS = ("decoder.js", "plane.js", "events.js", "page.js")
 
 
 def base64_of(values: Tensor, dtype: torch.dtype = torch.float32) -> str:
-    """The numbers as bytes in base64, little-endian, as every browser's typed arrays are."""
-    return base64.b64encode(values.detach().to(dtype).contiguous().numpy().tobytes()).decode("ascii")
+    """The values as little-endian bytes in base64, the byte order of typed arrays in browsers."""
+    return base64.b64encode(values.detach().to(dtype).contiguous().numpy().tobytes()).decode(
+        "ascii"
+    )
 
 
 def decoder_content(ops: list[Op]) -> dict[str, object]:
-    """Operations whose weights are [start, length] in one array of float32."""
-    parts: list[Tensor] = []
+    """The operations, whose weights are [start, length] in one shared float32 array."""
+    arrays: list[Tensor] = []
     start, listed = 0, []
     for op in ops:
-        where = {}
+        ranges = {}
         for name, values in op.weights.items():
-            parts.append(values.detach().float().flatten())
-            where[name] = [start, len(parts[-1])]
-            start += len(parts[-1])
-        listed.append({"kind": op.kind, "inputs": op.inputs, "size": op.size, **op.numbers, **where})
-    return {"ops": listed, "weights": base64_of(torch.cat(parts) if parts else torch.zeros(0))}
+            arrays.append(values.detach().float().flatten())
+            ranges[name] = [start, len(arrays[-1])]
+            start += len(arrays[-1])
+        listed.append(
+            {"kind": op.kind, "inputs": op.inputs, "size": op.size, **op.parameters, **ranges}
+        )
+    return {"ops": listed, "weights": base64_of(torch.cat(arrays) if arrays else torch.zeros(0))}
 
 
 def encoded_content(encoded: Encoded) -> dict[str, object]:
-    """Encoded images and what is known of each."""
+    """The encoded images and their terms."""
     return {
+        "colors": CATEGORIES,
         "shape": list(encoded.images.shape[1:]),
         "latents": encoded.mean.shape[1],
         "images": base64_of(encoded.images, torch.uint8),
@@ -54,11 +60,14 @@ def encoded_content(encoded: Encoded) -> dict[str, object]:
 
 
 def render(content: Mapping[str, object], title: str) -> str:
-    """The whole page as text."""
+    """The complete page as text."""
     parts = {
         "TITLE": html.escape(title),
         "STYLE": (HERE / "page.css").read_text(),
         "SCRIPT": "\n".join((HERE / name).read_text() for name in SCRIPTS),
-        "CONTENT": json.dumps(content).replace("<", "\\u003c"),  # no string in it can end the element that holds it
+        # Without "<", no string in the content can close the script element that contains it.
+        "CONTENT": json.dumps(content).replace("<", "\\u003c"),
     }
-    return re.sub(r"\[\[([A-Z]+)\]\]", lambda place: parts[place[1]], (HERE / "page.html").read_text())
+    return re.sub(
+        r"\[\[([A-Z]+)\]\]", lambda match: parts[match[1]], (HERE / "page.html").read_text()
+    )

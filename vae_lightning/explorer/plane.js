@@ -1,40 +1,38 @@
-// What is drawn: the plane with the test images at their posterior means, single images, strips of numbers.
+// Drawing: the plane with the test images at their posterior means, single images, strips of values.
 
-// Petroff 2021, arXiv 2107.02270: ten colours told apart under every colour-vision deficiency
-const COLOURS = ["#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"];
-const colourOf = (label) => COLOURS[label % COLOURS.length];
+const colorOf = (label) => content.colors[label % content.colors.length];
 const TILES = 18; // decoded images along each side of the plane
-const BUDGET_MS = 6; // of a frame, for decoding tiles
+const BUDGET_MS = 6; // time per frame for decoding tiles
 
-/** A canvas that is not on the page. */
-function sheet(width, height) {
+/** Creates a canvas that is not attached to the page. */
+function createCanvas(width, height) {
   const canvas = document.createElement("canvas");
   canvas.width = width;
   canvas.height = height;
   return canvas;
 }
 
-/** Pixels (C, H, W) in [0, scale] as ImageData: grey or, of three channels, RGB. */
+/** Pixels (C, H, W) in [0, scale] as ImageData: gray for one channel, RGB for three. */
 function toImage(pixels, [channels, height, width], scale) {
-  const image = new ImageData(width, height), size = height * width, colour = channels === 3 ? size : 0;
+  const image = new ImageData(width, height), size = height * width, color = channels === 3 ? size : 0;
   for (let i = 0; i < size; i++) {
-    for (let c = 0; c < 3; c++) image.data[4 * i + c] = (pixels[i + c * colour] * 255) / scale; // clamps and rounds
+    for (let c = 0; c < 3; c++) image.data[4 * i + c] = (pixels[i + c * color] * 255) / scale; // clamps and rounds
     image.data[4 * i + 3] = 255;
   }
   return image;
 }
 
-/** Draws pixels into a canvas of their size. */
-function show(canvas, pixels, shape, scale) {
+/** Resizes a canvas to an image and draws its pixels. */
+function drawPixels(canvas, pixels, shape, scale) {
   [canvas.height, canvas.width] = [shape[1], shape[2]];
   canvas.getContext("2d").putImageData(toImage(pixels, shape, scale), 0, 0);
 }
 
-/** All test images side by side, each in its label's colour, as opaque as its pixels are bright. */
-function sprites(images, labels, [channels, height, width]) {
-  const canvas = sheet(width * 25, height * Math.ceil(labels.length / 25)), context = canvas.getContext("2d");
+/** Draws all test images side by side in the colors of their labels; brightness becomes opacity. */
+function drawSprites(images, labels, [channels, height, width]) {
+  const canvas = createCanvas(width * 25, height * Math.ceil(labels.length / 25)), context = canvas.getContext("2d");
   labels.forEach((label, number) => {
-    const image = new ImageData(width, height), rgb = parseInt(colourOf(label).slice(1), 16);
+    const image = new ImageData(width, height), rgb = parseInt(colorOf(label).slice(1), 16);
     for (let i = 0; i < height * width; i++)
       image.data.set([rgb >> 16, (rgb >> 8) & 255, rgb & 255, images[number * channels * height * width + i]], 4 * i);
     context.putImageData(image, (number % 25) * width, Math.floor(number / 25) * height);
@@ -42,38 +40,38 @@ function sprites(images, labels, [channels, height, width]) {
   return canvas;
 }
 
-/** A strip of all values as ticks, the chosen one marked. */
-function strip(canvas, values, chosen) {
+/** Draws all values as ticks on a strip and marks the chosen one. */
+function drawStrip(canvas, values, chosen) {
   const scale = devicePixelRatio, context = canvas.getContext("2d"), style = getComputedStyle(canvas);
   const width = (canvas.width = canvas.clientWidth * scale), height = (canvas.height = canvas.clientHeight * scale);
   const low = Math.min(...values), span = Math.max(...values) - low || 1;
-  const at = (value) => 3 * scale + ((value - low) / span) * (width - 6 * scale);
+  const toX = (value) => 3 * scale + ((value - low) / span) * (width - 6 * scale);
   context.fillStyle = style.getPropertyValue("--faint");
   context.globalAlpha = 0.22;
-  for (const value of values) context.fillRect(at(value), height * 0.3, scale, height * 0.4);
+  for (const value of values) context.fillRect(toX(value), height * 0.3, scale, height * 0.4);
   context.globalAlpha = 1;
   context.fillStyle = style.getPropertyValue("--accent");
-  context.fillRect(at(values[chosen]) - scale, height * 0.1, 3 * scale, height * 0.8);
+  context.fillRect(toX(values[chosen]) - scale, height * 0.1, 3 * scale, height * 0.8);
 }
 
-/** The plane of two latent dimensions, or of one and the label where there is only one. */
+/** The plane of two latent dimensions. With a single latent dimension, the other axis is the label. */
 class Plane {
   constructor(canvas, data, ranges) {
-    Object.assign(this, { canvas, data, ranges, axes: [0, 1], view: "images", only: null, stale: true });
-    this.layer = sheet(1, 1);
-    this.sprites = sprites(data.images, data.labels, data.shape);
-    this.tiles = sheet(TILES * data.shape[2], TILES * data.shape[1]);
+    Object.assign(this, { canvas, data, ranges, axes: [0, 1], view: "images", onlyLabel: null, stale: true });
+    this.layer = createCanvas(1, 1);
+    this.sprites = drawSprites(data.images, data.labels, data.shape);
+    this.tiles = createCanvas(TILES * data.shape[2], TILES * data.shape[1]);
     this.tile = { key: "", next: 0 };
-    // from the middle outwards
-    this.order = [...Array(TILES * TILES).keys()].sort((a, b) => this.outward(a) - this.outward(b));
+    // Tiles are decoded from the center outwards.
+    this.order = [...Array(TILES * TILES).keys()].sort((a, b) => this.distanceFromCenter(a) - this.distanceFromCenter(b));
   }
 
-  outward(tile) {
+  distanceFromCenter(tile) {
     const middle = (TILES - 1) / 2;
     return Math.hypot((tile % TILES) - middle, Math.floor(tile / TILES) - middle);
   }
 
-  /** The number on an axis of latent vector ``start`` of an array. */
+  /** The coordinate on an axis of the latent vector that begins at index start of an array. */
   coordinate(axis, vectors, start, label) {
     return this.axes[axis] === null ? label : vectors[start + this.axes[axis]];
   }
@@ -82,37 +80,37 @@ class Plane {
     return this.axes[axis] === null ? [-0.7, this.data.names.length - 0.3] : this.ranges[this.axes[axis]];
   }
 
-  /** Numbers of the plane -> pixels of the canvas on the page. */
-  place(axis, value) {
-    const [low, high] = this.range(axis), part = (value - low) / (high - low);
-    return axis === 0 ? part * this.canvas.clientWidth : (1 - part) * this.canvas.clientHeight;
+  /** Coordinate on an axis -> pixel of the canvas. */
+  toPixel(axis, value) {
+    const [low, high] = this.range(axis), fraction = (value - low) / (high - low);
+    return axis === 0 ? fraction * this.canvas.clientWidth : (1 - fraction) * this.canvas.clientHeight;
   }
 
-  /** Pixels -> numbers. */
-  value(axis, pixel) {
+  /** Pixel of the canvas -> coordinate on an axis. */
+  toCoordinate(axis, pixel) {
     const [low, high] = this.range(axis);
-    const part = axis === 0 ? pixel / this.canvas.clientWidth : 1 - pixel / this.canvas.clientHeight;
-    return low + Math.min(1, Math.max(0, part)) * (high - low);
+    const fraction = axis === 0 ? pixel / this.canvas.clientWidth : 1 - pixel / this.canvas.clientHeight;
+    return low + Math.min(1, Math.max(0, fraction)) * (high - low);
   }
 
-  /** Where a test image's posterior mean is, in pixels. */
-  where(number) {
+  /** The position of the posterior mean of a test image, in pixels. */
+  positionOf(number) {
     const { mean, latents, labels } = this.data;
-    return [0, 1].map((axis) => this.place(axis, this.coordinate(axis, mean, number * latents, labels[number])));
+    return [0, 1].map((axis) => this.toPixel(axis, this.coordinate(axis, mean, number * latents, labels[number])));
   }
 
-  /** The test image nearest to a pixel, within a distance; null where there is none. */
+  /** The test image nearest to a pixel within a distance, or null. */
   nearest(x, y, within = Infinity) {
     let best = null;
     for (let number = 0; number < this.data.labels.length; number++) {
-      if (this.only !== null && this.data.labels[number] !== this.only) continue;
-      const [px, py] = this.where(number), distance = Math.hypot(px - x, py - y);
+      if (this.onlyLabel !== null && this.data.labels[number] !== this.onlyLabel) continue;
+      const [px, py] = this.positionOf(number), distance = Math.hypot(px - x, py - y);
       if (distance < within) [best, within] = [number, distance];
     }
     return best;
   }
 
-  /** Decodes tiles for a few milliseconds; whether there are more to do. */
+  /** Decodes tiles for a few milliseconds; returns whether tiles remain. */
   decodeTiles(decode, z, label) {
     if (this.view !== "decoded") return false;
     const others = z.map((value, dimension) => (this.axes.includes(dimension) ? 0 : value));
@@ -121,10 +119,10 @@ class Plane {
     const context = this.tiles.getContext("2d"), [, height, width] = this.data.shape, start = performance.now();
     while (this.tile.next < this.order.length && performance.now() - start < BUDGET_MS) {
       const number = this.order[this.tile.next++], column = number % TILES, row = Math.floor(number / TILES);
-      const parts = [(column + 0.5) / TILES, 1 - (row + 0.5) / TILES];
+      const fractions = [(column + 0.5) / TILES, 1 - (row + 0.5) / TILES];
       this.axes.forEach((dimension, axis) => {
         const [low, high] = this.range(axis);
-        if (dimension !== null) others[dimension] = low + parts[axis] * (high - low);
+        if (dimension !== null) others[dimension] = low + fractions[axis] * (high - low);
       });
       context.putImageData(toImage(decode(others, label), this.data.shape, 1), column * width, row * height);
       this.stale = true;
@@ -132,7 +130,7 @@ class Plane {
     return this.tile.next < this.order.length;
   }
 
-  /** Draws what does not move: grid, images, dots. */
+  /** Draws the static layer: grid, images, dots. */
   drawLayer(scale) {
     const { canvas, layer, data } = this, style = getComputedStyle(canvas), context = layer.getContext("2d");
     layer.width = canvas.width;
@@ -142,14 +140,14 @@ class Plane {
     else this.drawGrid(context, style);
     const { shape, labels } = data, [, height, width] = shape, size = Math.max(18, canvas.clientWidth / 26);
     labels.forEach((label, number) => {
-      const [x, y] = this.where(number);
-      context.globalAlpha = this.only === null || this.only === label ? 0.9 : 0.07;
+      const [x, y] = this.positionOf(number);
+      context.globalAlpha = this.onlyLabel === null || this.onlyLabel === label ? 0.9 : 0.07;
       if (this.view === "images") {
         const from = [(number % 25) * width, Math.floor(number / 25) * height];
         context.drawImage(this.sprites, ...from, width, height, x - size / 2, y - size / 2, size, size);
         return;
       }
-      context.fillStyle = colourOf(label);
+      context.fillStyle = colorOf(label);
       context.beginPath();
       context.arc(x, y, this.view === "dots" ? 4.2 : 3.4, 0, 2 * Math.PI);
       context.fill();
@@ -165,18 +163,18 @@ class Plane {
     for (const axis of [0, 1]) {
       const [low, high] = this.range(axis), step = 2 ** Math.max(0, Math.ceil(Math.log2((high - low) / 14)));
       for (let tick = Math.ceil(low / step) * step; tick <= high; tick += step) {
-        const at = this.place(axis, tick);
+        const pixel = this.toPixel(axis, tick);
         context.fillStyle = style.getPropertyValue(tick === 0 && this.axes[axis] !== null ? "--line" : "--grid");
-        context.fillRect(axis === 0 ? at : 0, axis === 0 ? 0 : at, axis === 0 ? 1 : width, axis === 0 ? height : 1);
+        context.fillRect(axis === 0 ? pixel : 0, axis === 0 ? 0 : pixel, axis === 0 ? 1 : width, axis === 0 ? height : 1);
         context.fillStyle = style.getPropertyValue("--faint");
         const text = this.axes[axis] === null ? this.data.names[tick] : String(tick).replace("-", "\u2212");
-        if (axis === 0) context.fillText(text, at + 3, height - 6);
-        else context.fillText(text, 5, at - 4);
+        if (axis === 0) context.fillText(text, pixel + 3, height - 6);
+        else context.fillText(text, 5, pixel - 4);
       }
     }
   }
 
-  /** Draws the plane: the layer, the chosen image's posterior, the crosshair, the image under the pointer. */
+  /** Draws the static layer, the posterior of the selected image, the crosshair and the hovered image. */
   draw(z, label, picked, hover) {
     const { canvas } = this, scale = devicePixelRatio, context = canvas.getContext("2d");
     const width = Math.round(canvas.clientWidth * scale), height = Math.round(canvas.clientHeight * scale);
@@ -188,7 +186,7 @@ class Plane {
     context.scale(scale, scale);
     const style = getComputedStyle(canvas), [ink, halo] = ["--accent", "--halo"].map((name) => style.getPropertyValue(name));
     this.drawPosterior(context, picked, style.getPropertyValue("--ink"), halo);
-    const [x, y] = [0, 1].map((axis) => this.place(axis, this.coordinate(axis, z, 0, label)));
+    const [x, y] = [0, 1].map((axis) => this.toPixel(axis, this.coordinate(axis, z, 0, label)));
     const path = new Path2D();
     path.arc(x, y, 9, 0, 2 * Math.PI);
     for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) {
@@ -199,23 +197,23 @@ class Plane {
     if (hover !== null) this.drawHover(context, hover, style);
   }
 
-  /** A line that is seen on every ground. */
+  /** Strokes a path with a halo, so that it is visible on any background. */
   stroke(context, path, ink, halo) {
-    [[halo, 5], [ink, 2]].forEach(([colour, width]) => {
-      [context.strokeStyle, context.lineWidth] = [colour, width];
+    [[halo, 5], [ink, 2]].forEach(([color, width]) => {
+      [context.strokeStyle, context.lineWidth] = [color, width];
       context.stroke(path);
     });
   }
 
-  /** Bars of one standard deviation to each side of the chosen image's posterior mean. */
+  /** Draws bars of one standard deviation on both sides of the posterior mean of the selected image. */
   drawPosterior(context, picked, ink, halo) {
-    const { mean, std, latents } = this.data, path = new Path2D(), middle = this.where(picked);
+    const { mean, std, latents } = this.data, path = new Path2D(), center = this.positionOf(picked);
     this.axes.forEach((dimension, axis) => {
       if (dimension === null) return;
       for (const sign of [-1, 1]) {
-        const end = [...middle];
-        end[axis] = this.place(axis, mean[picked * latents + dimension] + sign * std[picked * latents + dimension]);
-        path.moveTo(...middle);
+        const end = [...center];
+        end[axis] = this.toPixel(axis, mean[picked * latents + dimension] + sign * std[picked * latents + dimension]);
+        path.moveTo(...center);
         path.lineTo(...end);
       }
     });
@@ -223,9 +221,9 @@ class Plane {
   }
 
   drawHover(context, number, style) {
-    const { shape, labels, names, images } = this.data, size = shape[0] * shape[1] * shape[2], [x, y] = this.where(number);
-    const image = sheet(shape[2], shape[1]), side = 64;
-    show(image, images.subarray(number * size, (number + 1) * size), shape, 255);
+    const { shape, labels, names, images } = this.data, size = shape[0] * shape[1] * shape[2], [x, y] = this.positionOf(number);
+    const image = createCanvas(shape[2], shape[1]), side = 64;
+    drawPixels(image, images.subarray(number * size, (number + 1) * size), shape, 255);
     const left = x + 14 + side + 8 > this.canvas.clientWidth ? x - 14 - side : x + 14;
     const top = Math.min(Math.max(4, y - side / 2), this.canvas.clientHeight - side - 22);
     context.imageSmoothingEnabled = false;

@@ -1,8 +1,9 @@
-"""A likelihood's decoder as a list of plain operations with their weights, for a page that has no PyTorch.
+"""Translates the decoder of a likelihood into a list of operations that JavaScript can compute.
 
-The network is traced by torch.fx, so that a user's own class works too if it is made of the layers below. Every
-operation takes values by their position and gives one: value 0 is the input (z, then the label one-hot), value i + 1
-is what operation i gives. Shapes are of one image, without the batch.
+torch.fx traces the network, so that user-defined classes work if they consist of the supported
+layers. Values are numbered: value 0 is the input (z, then the one-hot label), and value i + 1 is
+the output of operation i. Each operation names its inputs by these numbers. Shapes are those of
+one image, without the batch dimension.
 """
 
 import operator
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
+from vae_lightning.checks.errors import ConfigError
 from vae_lightning.distributions import (
     BernoulliLikelihood,
     ContinuousBernoulliLikelihood,
@@ -22,10 +24,11 @@ from vae_lightning.distributions import (
     LaplaceLikelihood,
     SquaredErrorLikelihood,
 )
-from vae_lightning.distributions.likelihood import MEAN_ACTIVATIONS, SCALE_FLOOR
+from vae_lightning.distributions.likelihood import MEAN_ACTIVATIONS, Likelihood
+from vae_lightning.distributions.scale import SCALE_FLOOR, PerPixelScale
 from vae_lightning.networks import ConditionalDecoder
 
-# an operation on each number, by every way of writing it
+# elementwise operations: every layer, function or method that computes them
 POINTWISE: dict[object, str] = {
     **dict.fromkeys((nn.ReLU, F.relu, torch.relu, "relu"), "relu"),
     **dict.fromkeys((nn.Tanh, F.tanh, torch.tanh, "tanh"), "tanh"),
@@ -33,13 +36,27 @@ POINTWISE: dict[object, str] = {
     **dict.fromkeys((nn.SiLU, F.silu), "silu"),
     **dict.fromkeys((nn.GELU, F.gelu), "gelu"),
 }
-# what leaves the numbers as they are
-SAME = {
-    *(nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout, nn.Dropout2d),
-    *(torch.flatten, torch.reshape, torch.unflatten, "view", "reshape", "flatten", "unflatten", "contiguous"),
+# layers, functions and methods that keep the elements and at most reshape them
+SHAPE_ONLY = {
+    nn.Flatten,
+    nn.Unflatten,
+    nn.Identity,
+    nn.Dropout,
+    nn.Dropout2d,
+    torch.flatten,
+    torch.reshape,
+    torch.unflatten,
+    "view",
+    "reshape",
+    "flatten",
+    "unflatten",
+    "contiguous",
 }
 ADD = {operator.add, operator.iadd, torch.add, "add"}
-KNOWN = "Linear, Conv2d, ConvTranspose2d, BatchNorm, Dropout, Flatten, Unflatten, ReLU, SiLU, GELU, Tanh, Sigmoid, +"
+SUPPORTED_LAYERS = (
+    "Linear, Conv2d, ConvTranspose2d, BatchNorm, Dropout, Flatten, Unflatten, ReLU, SiLU, GELU,"
+    " Tanh, Sigmoid, +"
+)
 
 
 @dataclass(frozen=True)
@@ -47,107 +64,131 @@ class Op:
     """One operation."""
 
     kind: str
-    inputs: list[int]  # positions of values
-    size: int  # how many numbers it gives
-    numbers: dict[str, float] = field(default_factory=dict)
+    inputs: list[int]  # numbers of the input values
+    size: int  # number of elements of the output
+    parameters: dict[str, float] = field(default_factory=dict)
     weights: dict[str, Tensor] = field(default_factory=dict)
 
 
-def translate(likelihood: nn.Module, latent_dim: int) -> tuple[list[Op], int]:
-    """The operations from the input to the mean of p(x|z), and the number of labels that follow z in it.
+def translate(likelihood: Likelihood, latent_dim: int) -> tuple[list[Op], int]:
+    """The operations from the input to the mean of p(x|z), and the number of classes.
 
-    Raises ValueError, with the layer's name, for what the page does not know.
+    The input is z followed by the one-hot label (none if the number of classes is 0). Raises
+    ConfigError with the name of the layer if a layer is not supported.
     """
     network, classes = likelihood.network, 0
     if isinstance(network, ConditionalDecoder):
         network, classes = network.network, network.classes
     ops = network_ops(network, latent_dim + classes)
-    return ops + head(likelihood, ops), classes
+    return ops + mean_ops(likelihood, ops), classes
 
 
 def network_ops(network: nn.Module, inputs: int) -> list[Op]:
-    """The operations of a decoder network in evaluation mode, z (1, inputs) -> (1, C, H, W)."""
-    held = nn.Sequential()
-    held.add_module("network", network)
+    """The operations of a decoder network in evaluation mode: z (1, inputs) -> (1, C, H, W)."""
+    # In a container, the names of the layers begin with "network", also in error messages.
+    container = nn.Sequential()
+    container.add_module("network", network)
     try:
-        traced = fx.GraphModule(held, fx.Tracer().trace(held))
+        traced = fx.GraphModule(container, fx.Tracer().trace(container))
     except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
-        raise unknown("network", network, f"torch.fx cannot trace its forward ({error})") from error
+        raise unsupported(
+            "network", network, f"torch.fx cannot trace its forward ({error})"
+        ) from error
     with torch.no_grad():
         ShapeProp(traced).propagate(torch.zeros(1, inputs))
     ops: list[Op] = []
-    places: dict[fx.Node, int] = {}
+    values: dict[fx.Node, int] = {}
     for node in traced.graph.nodes:
         if node.op == "placeholder":
-            places[node] = 0
-        elif node.op != "output" and "tensor_meta" in node.meta:  # others compute sizes, which ShapeProp knows
-            places[node] = place(node, traced, [places[other] for other in tensors(node)], ops)
-    (last,) = tensors(traced.graph.output_node())
-    if places[last] != len(ops):
-        raise unknown("network", network, "its output is not that of its last layer")
+            values[node] = 0
+        elif node.op != "output" and "tensor_meta" in node.meta:
+            # Nodes without tensor_meta compute sizes, which ShapeProp has already determined.
+            inputs_of_node = [values[other] for other in tensor_inputs(node)]
+            values[node] = add_operation(node, traced, inputs_of_node, ops)
+    (last,) = tensor_inputs(traced.graph.output_node())
+    if values[last] != len(ops):
+        raise unsupported("network", network, "its output is not the output of its last layer")
     return ops
 
 
-def tensors(node: fx.Node) -> list[fx.Node]:
-    """The nodes whose tensors a node takes, in order, each as often as it is taken."""
+def tensor_inputs(node: fx.Node) -> list[fx.Node]:
+    """The nodes whose tensors are inputs of a node, in order and with repetitions."""
     found: list[fx.Node] = []
-    fx.map_arg((node.args, node.kwargs), lambda other: found.append(other) if "tensor_meta" in other.meta else None)
+    fx.map_arg(
+        (node.args, node.kwargs),
+        lambda other: found.append(other) if "tensor_meta" in other.meta else None,
+    )
     return found
 
 
 def shape(node: fx.Node) -> list[int]:
-    """Of what a node gives, without the batch."""
+    """The shape of the output of a node, without the batch dimension."""
     return list(node.meta["tensor_meta"].shape[1:])
 
 
-def place(node: fx.Node, traced: fx.GraphModule, inputs: list[int], ops: list[Op]) -> int:
-    """The position of what a node gives; adds its operation, if it is one."""
-    layer = traced.get_submodule(node.target) if node.op == "call_module" else None
+def add_operation(node: fx.Node, traced: fx.GraphModule, inputs: list[int], ops: list[Op]) -> int:
+    """Appends the operation of a node, if it has one, and returns the number of its value."""
+    layer = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
     key = type(layer) if layer is not None else node.target
     size = node.meta["tensor_meta"].shape.numel()
-    plain = set(node.kwargs) <= {"inplace"} and getattr(layer, "approximate", "none") == "none"
-    if key in SAME and len(inputs) == 1:
+    has_defaults = (
+        set(node.kwargs) <= {"inplace"} and getattr(layer, "approximate", "none") == "none"
+    )
+    if key in SHAPE_ONLY and len(inputs) == 1:
         return inputs[0]
-    if key in POINTWISE and plain and len(inputs) == 1:
+    if key in POINTWISE and has_defaults and len(inputs) == 1:
         ops.append(Op(POINTWISE[key], inputs, size))
-    elif key in ADD and plain and len(inputs) == 2 and len({tuple(shape(other)) for other in tensors(node)}) == 1:
+    elif (
+        key in ADD
+        and has_defaults
+        and len(inputs) == 2
+        and len({tuple(shape(other)) for other in tensor_inputs(node)}) == 1
+    ):
         ops.append(Op("add", inputs, size))
-    elif key in LAYERS and (found := LAYERS[key](layer, shape(tensors(node)[0]), shape(node))):
-        kind, numbers, weights = found
-        ops.append(Op(kind, inputs, size, numbers, weights))
+    elif key in LAYERS and (
+        found := LAYERS[key](layer, shape(tensor_inputs(node)[0]), shape(node))
+    ):
+        kind, parameters, weights = found
+        ops.append(Op(kind, inputs, size, parameters, weights))
     elif layer is not None:
-        raise unknown(str(node.target), layer)
+        raise unsupported(str(node.target), layer)
     else:
-        raise unknown(f"{node.name} in forward", getattr(node.target, "__name__", node.target))
+        raise unsupported(f"{node.name} in forward", getattr(node.target, "__name__", node.target))
     return len(ops)
 
 
-def unknown(name: str, layer: object, why: str = "") -> ValueError:
+def unsupported(name: str, layer: object, reason: str = "") -> ConfigError:
     """The error for a layer that the page cannot compute."""
-    kind = f"{type(layer).__module__}.{type(layer).__name__}" if isinstance(layer, nn.Module) else f"{layer}"
-    return ValueError(
-        f"decoder layer {name} ({kind}): {why or 'the page does not know it'}; must be made of {KNOWN}"
-        " (train, evaluate and verify take any layer)"
+    kind = (
+        f"{type(layer).__module__}.{type(layer).__name__}"
+        if isinstance(layer, nn.Module)
+        else f"{layer}"
+    )
+    return ConfigError(
+        f"decoder layer {name} ({kind}): {reason or 'not supported by the page'}; must consist of"
+        f" {SUPPORTED_LAYERS} (train, evaluate and verify support any layer)"
     )
 
 
-Found = tuple[str, dict[str, float], dict[str, Tensor]]
+Translation = tuple[str, dict[str, float], dict[str, Tensor]]  # kind, parameters, weights
 
 
-def linear(layer: nn.Linear, before: list[int], after: list[int]) -> Found | None:
-    """y = W x + b of a vector."""
+def linear(layer: nn.Linear, before: list[int], after: list[int]) -> Translation | None:
+    """y = W x + b for a vector x."""
     if len(before) != 1:
         return None
-    numbers = {"rows": after[0], "inner": before[0]}
-    return "linear", numbers, {"weight": layer.weight, "bias": bias_of(layer, after[0])}
+    parameters: dict[str, float] = {"rows": after[0], "inner": before[0]}
+    return "linear", parameters, {"weight": layer.weight, "bias": bias_of(layer, after[0])}
 
 
-def convolution(layer: nn.Conv2d | nn.ConvTranspose2d, before: list[int], after: list[int]) -> Found | None:
-    """Weights as the matrix of a product: (C_out, C_in kh kw), transposed: (C_out kh kw, C_in)."""
-    ordinary = layer.groups == 1 and layer.dilation == (1, 1) and layer.padding_mode == "zeros"
-    if not ordinary or isinstance(layer.padding, str) or len(before) != 3:
+def convolution(
+    layer: nn.Conv2d | nn.ConvTranspose2d, before: list[int], after: list[int]
+) -> Translation | None:
+    """Weights as a matrix: (C_out, C_in kh kw), or (C_out kh kw, C_in) if transposed."""
+    is_basic = layer.groups == 1 and layer.dilation == (1, 1) and layer.padding_mode == "zeros"
+    if not is_basic or isinstance(layer.padding, str) or len(before) != 3:
         return None
-    numbers: dict[str, float] = {}
+    parameters: dict[str, float] = {}
     for names, values in (
         (("channels", "height", "width"), before),
         (("outChannels", "outHeight", "outWidth"), after),
@@ -155,27 +196,33 @@ def convolution(layer: nn.Conv2d | nn.ConvTranspose2d, before: list[int], after:
         (("strideY", "strideX"), layer.stride),
         (("paddingY", "paddingX"), layer.padding),
     ):
-        numbers |= dict(zip(names, values, strict=True))
+        parameters |= dict(zip(names, values, strict=True))
     transposed = isinstance(layer, nn.ConvTranspose2d)
     weight = layer.weight.permute(1, 2, 3, 0) if transposed else layer.weight
-    return "transposed" if transposed else "convolution", numbers, {"weight": weight, "bias": bias_of(layer, after[0])}
+    return (
+        "transposedConvolution" if transposed else "convolution",
+        parameters,
+        {"weight": weight, "bias": bias_of(layer, after[0])},
+    )
 
 
-def batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d, _: list[int], after: list[int]) -> Found | None:
-    """y = scale x + shift in every channel, with the running statistics."""
-    if layer.running_mean is None:
+def batch_norm(
+    layer: nn.BatchNorm1d | nn.BatchNorm2d, _: list[int], after: list[int]
+) -> Translation | None:
+    """y = scale x + shift in each channel, from the running statistics."""
+    if layer.running_mean is None or layer.running_var is None:
         return None
     scale = (layer.running_var + layer.eps).rsqrt() * (1 if layer.weight is None else layer.weight)
     shift = -layer.running_mean * scale + (0 if layer.bias is None else layer.bias)
     return "affine", {"channels": after[0]}, {"scale": scale, "shift": shift}
 
 
-def bias_of(layer: nn.Module, outputs: int) -> Tensor:
-    """A layer's bias, zero where it has none, (outputs,)."""
+def bias_of(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d, outputs: int) -> Tensor:
+    """The bias of a layer (outputs,); zeros if it has none."""
     return torch.zeros(outputs) if layer.bias is None else layer.bias
 
 
-LAYERS: dict[object, Callable[..., Found | None]] = {
+LAYERS: dict[object, Callable[..., Translation | None]] = {
     nn.Linear: linear,
     nn.Conv2d: convolution,
     nn.ConvTranspose2d: convolution,
@@ -184,34 +231,45 @@ LAYERS: dict[object, Callable[..., Found | None]] = {
 }
 
 
-def head(likelihood: nn.Module, ops: list[Op]) -> list[Op]:
-    """The operations from the network's outputs to the mean of p(x|z)."""
-    outputs, at, kind = ops[-1].size, len(ops), type(likelihood)
-    if kind is BernoulliLikelihood:
+def mean_ops(likelihood: Likelihood, ops: list[Op]) -> list[Op]:
+    """The operations from the outputs of the network to the mean of p(x|z)."""
+    outputs, last = ops[-1].size, len(ops)
+    if type(likelihood) is BernoulliLikelihood:
         if likelihood.offset is None:
-            return [Op("sigmoid", [at], outputs)]
-        shift = Op("affine", [at], outputs, {"channels": outputs}, ones(outputs) | {"shift": likelihood.offset})
-        return [shift, Op("sigmoid", [at + 1], outputs)]
-    if kind is ContinuousBernoulliLikelihood:
-        return [Op("continuousBernoulli", [at], outputs, {"bound": likelihood.bound})]
-    if kind not in (SquaredErrorLikelihood, GaussianLikelihood, LaplaceLikelihood, DiscretizedLogisticLikelihood):
-        raise unknown("decoder", likelihood)
-    per_pixel = getattr(likelihood, "kind", "") == "per_pixel"
+            return [Op("sigmoid", [last], outputs)]
+        shift = Op(
+            "affine",
+            [last],
+            outputs,
+            {"channels": outputs},
+            ones(outputs) | {"shift": likelihood.offset},
+        )
+        return [shift, Op("sigmoid", [last + 1], outputs)]
+    if type(likelihood) is ContinuousBernoulliLikelihood:
+        return [Op("continuousBernoulli", [last], outputs, {"bound": likelihood.bound})]
+    if type(likelihood) not in (
+        SquaredErrorLikelihood,
+        GaussianLikelihood,
+        LaplaceLikelihood,
+        DiscretizedLogisticLikelihood,
+    ):
+        raise unsupported("decoder", likelihood)
+    per_pixel = isinstance(getattr(likelihood, "scale", None), PerPixelScale)
     size = outputs // 2 if per_pixel else outputs
-    found = [Op("part", [at], size, {"start": 0})]
+    found = [Op("slice", [last], size, {"start": 0})]
     if likelihood.activate is MEAN_ACTIVATIONS["sigmoid"]:
-        found.append(Op("sigmoid", [at + 1], size))
-    if kind is not DiscretizedLogisticLikelihood:
+        found.append(Op("sigmoid", [last + 1], size))
+    if type(likelihood) is not DiscretizedLogisticLikelihood:
         return found
-    location = at + len(found)
+    location = last + len(found)
     if per_pixel:
-        found.append(Op("part", [at], size, {"start": size}))
+        found.append(Op("slice", [last], size, {"start": size}))
         found.append(Op("softplus", [location + 1], size, {"floor": SCALE_FLOOR}))
         return [*found, Op("discretizedLogistic", [location, location + 2], size)]
-    scale = F.softplus(likelihood.raw_scale) + SCALE_FLOOR if likelihood.kind == "learned" else likelihood.scale
+    _, scale = likelihood.scale(torch.zeros(1))
     return [*found, Op("discretizedLogistic", [location], size, {"scale": scale.item()})]
 
 
 def ones(count: int) -> dict[str, Tensor]:
-    """A scale that changes nothing."""
+    """The weight ``scale`` of an affine operation that only shifts."""
     return {"scale": torch.ones(count)}

@@ -1,7 +1,15 @@
-"""Objectives: from the terms of the bound to the loss of each image, in nats."""
+"""Objectives map the terms of the bound to the loss of each image, in nats."""
 
 from vae_lightning.objectives.aggregate import MMD, TC, mmd, total_correlation
-from vae_lightning.objectives.bounds import ELBO, GECO, Capacity, FreeBits, capacity_bound, elbo, free_bits_bound
+from vae_lightning.objectives.bounds import (
+    ELBO,
+    GECO,
+    Capacity,
+    FreeBits,
+    capacity_bound,
+    elbo,
+    free_bits_bound,
+)
 from vae_lightning.objectives.iwae import IWAE, iwae
 from vae_lightning.objectives.terms import Objective, Terms
 

@@ -1,71 +1,90 @@
-"""Objectives of recon and KL alone. K samples, B images, L latent dimensions; nats per image."""
+"""Objectives that depend only on recon and KL, in nats per image.
+
+Shapes: K samples, B images, L latent dimensions.
+"""
+
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
-from vae_lightning.annealing import Annealing
-from vae_lightning.distributions import DiagonalNormalPosterior, StandardNormalPrior, kl_to_standard_normal
-from vae_lightning.objectives.terms import Objective, Terms
+from vae_lightning.checks.errors import ConfigError
+from vae_lightning.checks.ranges import Number, Option
+from vae_lightning.distributions import (
+    DiagonalNormalPosterior,
+    StandardNormalPrior,
+    kl_to_standard_normal,
+)
+from vae_lightning.objectives.annealing import Annealing
+from vae_lightning.objectives.terms import Beta, NumSamples, Objective, Terms
 
 
 def elbo(terms: Terms, beta: float = 1.0) -> Tensor:
-    """Negative beta-ELBO per image, (B,): E_q[-log p(x|z)] + beta KL(q(z|x) || p(z)).
+    """Returns the negative beta-ELBO per image, E_q[-log p(x|z)] + beta KL(q(z|x) || p(z)): (B,).
 
-    beta = 1 is the bound -Lb of Kingma & Welling 2014, https://arxiv.org/abs/1312.6114;
-    other values are the beta-VAE of Higgins et al. 2017, https://openreview.net/forum?id=Sy2fzU9gl.
+    beta = 1 is the negative ELBO of Kingma & Welling 2014, https://arxiv.org/abs/1312.6114; other
+    values are the beta-VAE of Higgins et al. 2017, https://openreview.net/forum?id=Sy2fzU9gl.
     """
     return terms.recon.mean(0) + beta * terms.kl
 
 
 class ELBO(Objective):
-    """The negative beta-ELBO; with K > 1 samples, recon is their mean."""
+    """The negative beta-ELBO; recon is averaged over the K samples."""
 
     def forward(self, terms: Terms, step: int) -> Tensor:
-        """Loss per image, (B,), at this optimiser step."""
+        """Returns the loss per image, (B,), at this optimizer step."""
         return elbo(terms, self.beta_at(step))
 
 
 def free_bits_bound(terms: Terms, free_bits: float, beta: float = 1.0) -> Tensor:
-    """Recon + beta sum_l max(free_bits, mean over the batch of KL_l), per image, (B,).
+    """Returns recon + beta sum_l max(free_bits, mean of KL_l over the batch), per image: (B,).
 
-    A latent dimension costs nothing below ``free_bits`` nats, and so has no reason to collapse to the prior. For a
-    normal posterior with diagonal covariance and the prior N(0, I). Kingma et al. 2016, section C.8,
-    https://arxiv.org/abs/1606.04934.
+    Below ``free_bits`` nats, the KL of a latent dimension is not penalized, so the dimension is not
+    driven to collapse to the prior. It requires a diagonal normal posterior and the prior N(0, I).
+    Kingma et al. 2016, section C.8, https://arxiv.org/abs/1606.04934.
     """
-    mean, std = terms.posterior.mean, terms.posterior.std
+    mean, std = terms.posterior.mean, terms.posterior.std  # pyright: ignore[reportAttributeAccessIssue] - diagonal
     per_dim = kl_to_standard_normal(mean.unsqueeze(-1), std.unsqueeze(-1)).mean(0)  # (L,)
     return terms.recon.mean(0) + beta * per_dim.clamp(min=free_bits).sum()
 
 
 class FreeBits(Objective):
-    """The ELBO with ``free_bits`` nats of KL free in each latent dimension.
+    """The negative ELBO in which ``free_bits`` nats of KL per latent dimension are not penalized.
 
     Args:
-        free_bits: nats per latent dimension, >= 0; with 0 the loss is the ELBO's.
-        beta, num_samples, annealing: as for every objective.
+        free_bits: nats per latent dimension, >= 0; with 0 the loss is the negative ELBO.
+        beta, num_samples, annealing: see Objective.
     """
 
     def __init__(
-        self, free_bits: float, beta: float = 1.0, num_samples: int = 1, annealing: Annealing | None = None
+        self,
+        free_bits: Annotated[
+            float, Option("nats of KL per latent dimension that cost nothing", Number(least=0))
+        ],
+        beta: Beta = 1.0,
+        num_samples: NumSamples = 1,
+        annealing: Annealing | None = None,
     ) -> None:
         super().__init__(beta, num_samples, annealing)
         self.free_bits = free_bits
 
     def check(self, encoder: nn.Module, prior: nn.Module, classes: int) -> None:
-        """Needs a KL that is a sum over latent dimensions."""
-        if not (isinstance(encoder, DiagonalNormalPosterior) and isinstance(prior, StandardNormalPrior)):
-            raise ValueError(
-                "objective=free_bits: must be with posterior=diagonal_normal and prior=standard_normal; under others"
-                " the KL is not a sum over latent dimensions"
+        """Raises ConfigError unless the KL is a closed-form sum over latent dimensions."""
+        if not (
+            isinstance(encoder, DiagonalNormalPosterior) and isinstance(prior, StandardNormalPrior)
+        ):
+            raise ConfigError(
+                "objective=free_bits: requires posterior=diagonal_normal and prior=standard_normal:"
+                " otherwise the KL is not a sum over latent dimensions"
             )
 
     def forward(self, terms: Terms, step: int) -> Tensor:
-        """Loss per image, (B,), at this optimiser step."""
+        """Returns the loss per image, (B,), at this optimizer step."""
         return free_bits_bound(terms, self.free_bits, self.beta_at(step))
 
 
 def capacity_bound(terms: Terms, capacity: float, gamma: float) -> Tensor:
-    """Recon + gamma |mean over the batch of KL - capacity|, per image, (B,).
+    """Returns recon + gamma |mean of KL over the batch - capacity|, per image: (B,).
 
     Burgess et al. 2018, https://arxiv.org/abs/1804.03599.
     """
@@ -73,57 +92,82 @@ def capacity_bound(terms: Terms, capacity: float, gamma: float) -> Tensor:
 
 
 class Capacity(Objective):
-    """Holds the KL at a capacity that grows by optimiser step (``annealing``).
+    """Keeps the KL close to a capacity, which grows with the optimizer step.
+
+    Burgess et al. 2018, https://arxiv.org/abs/1804.03599.
 
     Args:
-        capacity: nats of KL per image in the end, >= 0.
-        gamma: weight of the distance from it.
-        num_samples: K.
-        annealing: factor of the capacity by optimiser step.
+        capacity: final capacity in nats per image, >= 0.
+        gamma: weight of the distance of the KL from the capacity.
+        num_samples: K, posterior samples per image.
+        annealing: schedule of a factor that multiplies the capacity; None: the factor is 1.
     """
 
-    def __init__(self, capacity: float, gamma: float, num_samples: int = 1, annealing: Annealing | None = None) -> None:
-        super().__init__(gamma, num_samples, annealing)
+    def __init__(
+        self,
+        capacity: Annotated[float, Option("final capacity, nats per image", Number(least=0))],
+        gamma: Annotated[
+            float, Option("weight of the distance of the KL from the capacity", Number(least=0))
+        ],
+        num_samples: NumSamples = 1,
+        annealing: Annealing | None = None,
+    ) -> None:
+        super().__init__(num_samples=num_samples, annealing=annealing)
         self.capacity = capacity
+        self.gamma = gamma
 
     def beta_at(self, step: int) -> float:
-        """gamma, the weight of the KL term's distance from the capacity."""
-        return self.beta
+        """Returns gamma, the weight of the distance of the KL from the capacity."""
+        return self.gamma
 
     def forward(self, terms: Terms, step: int) -> Tensor:
-        """Loss per image, (B,), at this optimiser step."""
-        return capacity_bound(terms, self.capacity * self.annealing(step), self.beta)
+        """Returns the loss per image, (B,), at this optimizer step."""
+        return capacity_bound(terms, self.capacity * self.annealing(step), self.gamma)
 
 
 class GECO(Objective):
-    """Minimises the KL subject to recon = target: loss = KL + lambda (recon - target), lambda the multiplier.
+    """Minimizes the KL subject to recon = target: loss = KL + lambda (recon - target).
 
-    After every training step the moving average of (recon - target) / target, limited to +-1, times ``rate`` is added
-    to log lambda. Rezende & Viola 2018, https://arxiv.org/abs/1810.00597. Both numbers are in the checkpoint.
+    After each training step, log lambda increases by ``rate`` times the moving average of
+    (recon - target) / target, where each value is clipped to [-1, 1]. lambda and the moving average
+    are stored in the checkpoint. Rezende & Viola 2018, https://arxiv.org/abs/1810.00597.
 
     Args:
         target: recon in nats per image, > 0.
-        rate: of log lambda.
-        smoothing: of the moving average, 0 <= smoothing < 1.
-        num_samples: K.
+        rate: learning rate of log lambda.
+        smoothing: smoothing of the moving average, 0 <= smoothing < 1.
+        num_samples: K, posterior samples per image.
     """
 
-    def __init__(self, target: float, rate: float, smoothing: float, num_samples: int = 1) -> None:
+    average: Tensor
+    log_multiplier: Tensor
+
+    def __init__(
+        self,
+        target: Annotated[float, Option("recon to reach, nats per image", Number(above=0))],
+        rate: Annotated[float, Option("learning rate of log lambda", Number(above=0))],
+        smoothing: Annotated[
+            float, Option("smoothing of the moving average", Number(least=0, below=1))
+        ],
+        num_samples: NumSamples = 1,
+    ) -> None:
         super().__init__(num_samples=num_samples)
         self.target, self.rate, self.smoothing = target, rate, smoothing
         self.register_buffer("average", torch.zeros(()))
         self.register_buffer("log_multiplier", torch.zeros(()))
 
     def beta_at(self, step: int) -> float:
-        """1 / lambda: the weight of the KL term beside recon's one."""
+        """Returns 1 / lambda, the weight of the KL relative to recon."""
         return float((-self.log_multiplier).exp())
 
     def forward(self, terms: Terms, step: int) -> Tensor:
-        """Loss per image, (B,); in training lambda moves afterwards."""
-        distance = terms.recon.mean(0) - self.target
-        loss = terms.kl + self.log_multiplier.exp() * distance
+        """Returns the loss per image, (B,); in training, it then updates lambda."""
+        constraint = terms.recon.mean(0) - self.target
+        loss = terms.kl + self.log_multiplier.exp() * constraint
         if self.training:
             with torch.no_grad():
-                self.average.lerp_((distance.mean() / self.target).clamp(-1, 1), 1 - self.smoothing)
+                self.average.lerp_(
+                    (constraint.mean() / self.target).clamp(-1, 1), 1 - self.smoothing
+                )
                 self.log_multiplier.add_(self.rate * self.average).clamp_(-10, 10)
         return loss

@@ -1,59 +1,73 @@
-"""The terms of the bound, and what every objective has. K samples, B images, L latent dimensions."""
+"""The terms of the bound and the base class of objectives.
+
+Shapes: K samples, B images, L latent dimensions. All terms are in nats per image.
+"""
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Annotated
 
 from torch import Tensor
 
-from vae_lightning.annealing import Annealing, Constant
+from vae_lightning.checks.ranges import Integer, Number, Option
 from vae_lightning.distributions import Posterior, Prior, kl_divergence
-from vae_lightning.part import Part
+from vae_lightning.distributions.component import Component
+from vae_lightning.objectives.annealing import Annealing, Constant
+
+Beta = Annotated[float, Option("weight of the KL term", Number(least=0))]
+NumSamples = Annotated[int, Option("posterior samples per image", Integer(1))]
 
 
 @dataclass
 class Terms:
-    """Terms of the bound for B images and K posterior samples, unreduced, in nats; each is computed when asked for."""
+    """Unreduced terms of the bound, in nats, for B images and K posterior samples.
 
-    recon: Tensor  # -log p(x | z_k), up to the likelihood's constant, (K, B)
+    kl, log_q and log_p are computed on first access.
+    """
+
+    recon: Tensor  # -log p(x | z_k) without the likelihood's log_normalizer, (K, B)
     z: Tensor  # samples of q(z | x), (K, B, L)
     posterior: Posterior  # q(z | x)
     prior: Prior  # p(z)
 
     @cached_property
     def kl(self) -> Tensor:
-        """KL(q(z|x) || p(z)), (B,): the closed form, >= 0, where there is one.
+        """KL(q(z|x) || p(z)), (B,), >= 0, in closed form if it exists.
 
-        Else the unbiased estimate 1/K sum_k [log q(z_k|x) - log p(z_k)], which can be negative.
+        Otherwise it is the unbiased estimate 1/K sum_k [log q(z_k|x) - log p(z_k)], which can be
+        negative.
         """
         closed_form = kl_divergence(self.posterior, self.prior)
         return (self.log_q - self.log_p).mean(0) if closed_form is None else closed_form
 
     @cached_property
     def log_q(self) -> Tensor:
-        """log q(z_k | x), (K, B)."""
+        """The log density log q(z_k | x), (K, B)."""
         return self.posterior.log_prob(self.z)
 
     @cached_property
     def log_p(self) -> Tensor:
-        """log p(z_k), (K, B)."""
+        """The log density log p(z_k), (K, B)."""
         return self.prior.log_prob(self.z)
 
 
-class Objective(Part):
-    """A Module called with (Terms, step) that returns the loss of each image, (B,).
+class Objective(Component):
+    """Base class of objectives: a subclass maps (Terms, step) to the loss of each image, (B,).
 
     Args:
         beta: weight of the KL term, finite and >= 0.
         num_samples: K, posterior samples per image.
-        annealing: factor of beta by optimiser step.
+        annealing: schedule of a factor that multiplies beta; None: the factor is 1.
     """
 
-    def __init__(self, beta: float = 1.0, num_samples: int = 1, annealing: Annealing | None = None) -> None:
+    def __init__(
+        self, beta: Beta = 1.0, num_samples: NumSamples = 1, annealing: Annealing | None = None
+    ) -> None:
         super().__init__()
         self.beta = beta
         self.num_samples = num_samples
         self.annealing = annealing or Constant()
 
     def beta_at(self, step: int) -> float:
-        """The weight of the KL term at this optimiser step."""
+        """Returns the weight of the KL term at this optimizer step."""
         return self.beta * self.annealing(step)

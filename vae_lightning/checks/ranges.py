@@ -1,0 +1,194 @@
+"""Descriptions of options: the values that an option may take, and one line of text about it.
+
+An option of a class is described where the class takes it, as an annotation of its argument:
+
+    def __init__(self, weight: Annotated[float, Option("weight of the penalty", Number(0))]): ...
+
+Imports nothing heavy.
+"""
+
+import math
+from dataclasses import dataclass
+
+from vae_lightning.checks.errors import ConfigError, show
+
+
+class Range:
+    """The values that an option may take."""
+
+    def contains(self, value: object) -> bool:
+        """Whether the value is allowed."""
+        raise NotImplementedError
+
+    @property
+    def allowed(self) -> str:
+        """The allowed values in words, as in ``must be an integer >= 1``."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Integer(Range):
+    """An integer in [least, most]."""
+
+    least: int
+    most: int | None = None
+
+    def contains(self, value: object) -> bool:
+        """Whether the value is an integer (not a bool) in the interval."""
+        if not isinstance(value, int) or isinstance(value, bool):
+            return False
+        return value >= self.least and (self.most is None or value <= self.most)
+
+    @property
+    def allowed(self) -> str:
+        """The interval in words."""
+        if self.most is None:
+            return f"an integer >= {self.least}"
+        return f"an integer from {self.least} to {self.most}"
+
+
+@dataclass(frozen=True)
+class Number(Range):
+    """A finite number in an interval; ``above`` and ``below`` are not part of it."""
+
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    def contains(self, value: object) -> bool:
+        """Whether the value is a finite number (not a bool) in the interval."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        return (
+            math.isfinite(value)
+            and (self.least is None or value >= self.least)
+            and (self.most is None or value <= self.most)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+
+    @property
+    def allowed(self) -> str:
+        """The interval in words."""
+        bounds = {">=": self.least, ">": self.above, "<=": self.most, "<": self.below}
+        named = [f"{sign} {bound:g}" for sign, bound in bounds.items() if bound is not None]
+        return " ".join(["a finite number", " and ".join(named)]).strip()
+
+
+@dataclass(frozen=True)
+class Choice(Range):
+    """One of some words or numbers; ``null`` is written for None."""
+
+    words: tuple[str | int | None, ...]
+
+    def contains(self, value: object) -> bool:
+        """Whether the value is one of the words."""
+        return not isinstance(value, bool | list | dict) and value in self.words
+
+    @property
+    def allowed(self) -> str:
+        """The words."""
+        named = list(dict.fromkeys("null" if word is None else str(word) for word in self.words))
+        return f"one of {', '.join(named)}" if len(named) > 2 else " or ".join(named)
+
+
+@dataclass(frozen=True)
+class Boolean(Range):
+    """true or false."""
+
+    def contains(self, value: object) -> bool:
+        """Whether the value is a bool."""
+        return isinstance(value, bool)
+
+    @property
+    def allowed(self) -> str:
+        """The two values."""
+        return "true or false"
+
+
+@dataclass(frozen=True)
+class AutoOrBoolean(Range):
+    """auto, true or false."""
+
+    def contains(self, value: object) -> bool:
+        """Whether the value is a bool or the word auto."""
+        return isinstance(value, bool) or value == "auto"
+
+    @property
+    def allowed(self) -> str:
+        """The three values."""
+        return "auto, true or false"
+
+
+@dataclass(frozen=True)
+class Integers(Range):
+    """A non-empty list of integers >= least."""
+
+    least: int
+
+    def contains(self, value: object) -> bool:
+        """Whether the value is such a list."""
+        one = Integer(self.least)
+        return isinstance(value, list) and bool(value) and all(map(one.contains, value))
+
+    @property
+    def allowed(self) -> str:
+        """The list in words."""
+        return f"a non-empty list of integers >= {self.least}"
+
+
+@dataclass(frozen=True)
+class Text(Range):
+    """A text that is not empty, such as a path; ``ending`` is a suffix that it must have."""
+
+    what: str
+    ending: str = ""
+
+    def contains(self, value: object) -> bool:
+        """Whether the value is a text with at least one character and the ending."""
+        return isinstance(value, str) and value != "" and value.endswith(self.ending)
+
+    @property
+    def allowed(self) -> str:
+        """What the text stands for."""
+        return self.what
+
+
+@dataclass(frozen=True)
+class AnyOf(Range):
+    """A value of one of several ranges."""
+
+    ranges: tuple[Range, ...]
+
+    def contains(self, value: object) -> bool:
+        """Whether one of the ranges contains the value."""
+        return any(one.contains(value) for one in self.ranges)
+
+    @property
+    def allowed(self) -> str:
+        """All of the ranges in words."""
+        return " or ".join(one.allowed for one in self.ranges)
+
+
+SEEDS = Integer(0, 2**32 - 1)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One line about an option, and the values that it may take."""
+
+    text: str
+    range: Range
+
+
+def described(annotation: object) -> Option | None:
+    """The option that an ``Annotated`` type describes, None if it describes none."""
+    metadata = getattr(annotation, "__metadata__", ())
+    return next((item for item in metadata if isinstance(item, Option)), None)
+
+
+def check_value(key: str, value: object, option: Option) -> None:
+    """Raises ConfigError if the value is not in the option's range."""
+    if not option.range.contains(value):
+        raise ConfigError(f"{key}={show(value)}: must be {option.range.allowed}")

@@ -1,0 +1,112 @@
+"""Turns a function of a configuration into a command with exit codes.
+
+Exit codes: 0 success, 2 invalid command or configuration, 130 interrupted, 1 any other failure.
+"""
+
+import functools
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+
+from vae_lightning.checks.errors import ConfigError, Interrupted, nearest
+from vae_lightning.checks.ranges import AnyOf, Boolean, Choice, Option, Text, check_value
+from vae_lightning.cli import arguments
+from vae_lightning.cli.help import defaults, describe_options, help_page
+from vae_lightning.config.compose import compose, search_path
+from vae_lightning.storage.run_folder import RECORD_LOGGER
+
+Task = Callable[[DictConfig], bool | None]
+
+# what all commands that read a run have in common
+RUN_OPTIONS = {
+    "run": Option("run folder", Text("a path")),
+    "checkpoint": Option("weights: of the best or of the last epoch", Choice(("best", "last"))),
+    "trust": Option("allow your own classes in the stored configuration", Boolean()),
+}
+OUTPUT_FOLDER = AnyOf((Text("a folder"), Choice((None,))))
+# the file that receives the error message, so that a sweep can record why a job was rejected
+REFUSAL_VARIABLE = "VAE_LIGHTNING_REFUSAL"
+
+
+class ConsoleHandler(logging.Handler):
+    """Writes log messages to standard error, above any progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes one line per message; warnings and errors start with their level."""
+        if record.name == RECORD_LOGGER:
+            return
+        prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        tqdm.write(prefix + record.getMessage(), file=sys.stderr)
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Turns ConfigError into a one-line message and exit code 2, an interruption into code 130.
+
+    All other exceptions keep their traceback.
+    """
+    logger = logging.getLogger("vae_lightning")
+    handler = ConsoleHandler(logging.INFO)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        if REFUSAL_VARIABLE in os.environ:
+            Path(os.environ[REFUSAL_VARIABLE]).write_text(str(error))
+        sys.exit(2)
+    except (Interrupted, KeyboardInterrupt):
+        sys.exit(130)
+    finally:
+        logger.removeHandler(handler)
+
+
+def command(name: str, options: Mapping[str, Option]) -> Callable[[Task], Callable[[], None]]:
+    """Decorates a function of a configuration: the result is a command without arguments.
+
+    The command composes the configuration from ``conf/NAME.yaml`` and the command line, and checks
+    it against the described options. The function raises ConfigError for invalid input and returns
+    False if the command failed.
+    """
+
+    def decorate(function: Task) -> Callable[[], None]:
+        @functools.wraps(function)
+        def main() -> None:
+            with exit_codes():
+                cfg = configuration(name, options, sys.argv[1:])
+                if cfg is not None and function(cfg) is False:
+                    sys.exit(1)
+
+        return main
+
+    return decorate
+
+
+def configuration(name: str, options: Mapping[str, Option], argv: list[str]) -> DictConfig | None:
+    """The checked configuration of a command; None if it was only asked for information."""
+    args = arguments.parse(argv)
+    if args.help:
+        print(help_page(name, {"options": describe_options(options, defaults(name))}))
+        return None
+    if arguments.asks_for_information(args):
+        arguments.hydra_main(name, argv, lambda _: None)
+        return None
+    if args.multirun:
+        raise ConfigError("-m: must be used with train, because only train runs sweeps")
+    cfg = compose(name, [*search_path(args.config_dir), *args.overrides])
+    for key in cfg:
+        if key not in options and key != "hydra":
+            raise ConfigError(f"{key}: no such key{nearest(str(key), options)}")
+    for key, option in options.items():
+        if OmegaConf.is_missing(cfg, key):
+            example = f"{key}=outputs/2026-01-31/12-00-00"
+            raise ConfigError(f"{key}: must be given, for example {example}")
+        check_value(key, cfg[key], option)
+    return cfg

@@ -1,0 +1,1 @@
+"""Composes configurations with Hydra, checks them and builds objects from them."""

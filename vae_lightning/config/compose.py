@@ -1,0 +1,79 @@
+"""Composes the configuration of a command with Hydra.
+
+A mistake in an override or a file raises ConfigError. This module imports no heavy packages.
+"""
+
+import re
+from pathlib import Path
+
+import hydra
+import yaml
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vae_lightning.checks.errors import ConfigError, nearest
+
+PACKAGE = Path(__file__).resolve().parent.parent
+# in an installed wheel the folder is inside the package, in a checkout it is next to the package
+CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
+# the exceptions that Hydra, OmegaConf and PyYAML raise for an invalid override or file
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
+
+
+def compose(name: str, overrides: list[str]) -> DictConfig:
+    """Returns the configuration of a command, including its ``hydra`` node.
+
+    Raises ConfigError for an invalid override; the message suggests the nearest valid name.
+    """
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        try:
+            return hydra.compose(name, overrides, return_hydra_config=True)
+        except MissingConfigException as error:
+            group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+            options = [option for option in error.options or [] if option]
+            allowed = f"must be one of {', '.join(options)}" if options else "no such configuration"
+            raise ConfigError(f"{group}={choice}: {allowed}{nearest(choice, options)}") from error
+        except COMPOSITION_ERRORS as error:
+            raise ConfigError(explain(error, name)) from error
+
+
+def search_path(config_dir: str | None) -> list[str]:
+    """Returns the override that adds a user's --config-dir to the search path of Hydra."""
+    return [f"hydra.searchpath=['file://{Path(config_dir).resolve()}']"] if config_dir else []
+
+
+def explain(error: Exception, name: str) -> str:
+    """Returns Hydra's message without its advice; for an unknown key, suggests the nearest one."""
+    text = str(error)
+    unknown = re.search(r"Could not override '([^']*)'", text)
+    if unknown:
+        key = unknown.group(1)
+        valid = known_keys(OmegaConf.to_container(hydra.compose(name)))
+        return f"{key}: no such key{nearest(key, valid, exclude=key)}"
+    return text.split("\n\n")[0]
+
+
+def known_keys(node: object, prefix: str = "") -> list[str]:
+    """Returns all keys of a nested configuration, in dotted form; a value that is no dict has none."""
+    keys = []
+    for name, value in node.items() if isinstance(node, dict) else ():
+        keys += [prefix + name, *known_keys(value, f"{prefix}{name}.")]
+    return keys
+
+
+def choices(group: str) -> list[str]:
+    """The choices of a group: the names of its files."""
+    return sorted(path.stem for path in (CONF / group).glob("[!_]*.yaml"))
+
+
+def default_choices() -> dict[str, str]:
+    """Group -> the choice that conf/config.yaml makes."""
+    listed = OmegaConf.load(CONF / "config.yaml").defaults
+    entries = [entry for entry in listed if OmegaConf.is_dict(entry)]
+    return {
+        str(group): str(choice)
+        for entry in entries
+        for group, choice in entry.items()
+        if choice is not None
+    }

@@ -1,0 +1,35 @@
+"""Environment variables: the names that processes share, and a context manager that sets some."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# the folder of the run, for the processes that DDP starts
+RUN_VARIABLE = "VAE_LIGHTNING_RUN"
+# non-empty if these processes continue the run from last.ckpt
+RESUMES_VARIABLE = "VAE_LIGHTNING_RESUMES"
+
+
+def is_started_process() -> bool:
+    """Whether Lightning started this process for a run of several processes."""
+    return RUN_VARIABLE in os.environ and os.environ.get("LOCAL_RANK", "0") != "0"
+
+
+def rank() -> int:
+    """Returns the rank of this process as torchrun or SLURM set it; 0 if neither started it."""
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
+
+
+@contextmanager
+def environment(**variables: str) -> Iterator[None]:
+    """Sets environment variables for the body, then restores the whole environment.
+
+    The restored environment also undoes the changes that the body makes.
+    """
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

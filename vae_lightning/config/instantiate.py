@@ -1,0 +1,130 @@
+"""Builds objects from a configuration.
+
+A configuration may name only classes, only from trusted packages, and only of the type that the
+key requires.
+"""
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, get_type_hints
+
+from lightning.pytorch import Callback, LightningDataModule
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import Dataset
+
+from vae_lightning.checks.errors import ConfigError
+from vae_lightning.checks.ranges import Option, described
+from vae_lightning.objectives.annealing import Annealing
+
+TRUSTED_PACKAGES = (
+    "vae_lightning",
+    "torch.nn",
+    "torch.optim",
+    "torchvision.datasets",
+    "lightning.pytorch.callbacks",
+)
+# key -> the base class that its class must have; every other key requires a Module
+KINDS: dict[str, type] = {
+    "dataset": Dataset,
+    "data": LightningDataModule,
+    "optimizer": Optimizer,
+    "scheduler": LRScheduler,
+    "callbacks": Callback,
+    "annealing": Annealing,
+}
+
+
+def is_within(name: str, packages: tuple[str, ...]) -> bool:
+    """Returns whether a dotted name is one of the packages or lies in one of them."""
+    return any(name == package or name.startswith(package + ".") for package in packages)
+
+
+def find_class(target: str, kind: type, trust: bool) -> type:
+    """Returns the class with a dotted name.
+
+    Args:
+        target: the dotted name, such as ``torch.optim.Adam``.
+        kind: the base class that the class must have.
+        trust: allow classes from packages outside TRUSTED_PACKAGES.
+
+    Raises ConfigError if there is no such class, if it does not derive from ``kind``, or if
+    ``trust`` is false and no trusted package defines it. An untrusted module is rejected before it
+    is imported. Errors that a module raises during its import are passed on.
+    """
+    module_name, _, class_name = str(target).rpartition(".")
+    if not (trust or is_within(module_name, TRUSTED_PACKAGES)):
+        allowed = ", ".join(TRUSTED_PACKAGES)
+        raise ConfigError(
+            f"_target_={target}: must be in {allowed}; set trust=true to allow your own code"
+        )
+    try:
+        module = importlib.import_module(module_name)
+    except (ImportError, ValueError) as error:
+        missing = isinstance(error, ModuleNotFoundError) and is_within(
+            module_name, (error.name or "",)
+        )
+        if missing or not module_name:
+            raise ConfigError(f"_target_={target}: no such class ({error})") from error
+        raise
+    found = getattr(module, class_name, None)
+    if found is None:
+        raise ConfigError(
+            f"_target_={target}: no such class (module {module_name} has no {class_name})"
+        )
+    if not (isinstance(found, type) and issubclass(found, kind)):
+        raise ConfigError(
+            f"_target_={target}: must be a class derived from {kind.__module__}.{kind.__name__}"
+        )
+    if not (trust or is_within(found.__module__, TRUSTED_PACKAGES)):
+        raise ConfigError(
+            f"_target_={target}: must not be defined in {found.__module__}; "
+            "set trust=true to allow your own code"
+        )
+    return found
+
+
+def options_of(cls: type) -> dict[str, Option]:
+    """The options that a class describes in the annotations of its arguments."""
+    parameters = inspect.signature(cls).parameters
+    if any(isinstance(parameter.annotation, str) for parameter in parameters.values()):
+        hints = get_type_hints(cls.__init__, include_extras=True)
+    else:
+        hints = {name: parameter.annotation for name, parameter in parameters.items()}
+    found = {name: described(hints.get(name)) for name in parameters}
+    return {name: option for name, option in found.items() if option is not None}
+
+
+def instantiate(node: object, key: str, trust: bool) -> Any:  # noqa: ANN401 - any class is possible
+    """Builds the object that a configuration node describes, recursively.
+
+    ``_target_`` names the class. With ``_partial_`` the result is a partial call, which takes the
+    remaining arguments later. A node that is not a mapping is returned unchanged.
+
+    Raises ConfigError, with the key in the message, for a class that is not allowed and for
+    arguments that the class does not accept.
+    """
+    if not isinstance(node, Mapping):
+        return node
+    arguments = {
+        name: instantiate(value, f"{key}.{name}", trust)
+        for name, value in node.items()
+        if name not in ("_target_", "_partial_")
+    }
+    if "_target_" not in node:
+        return arguments
+    section = key.split(".")[0] if key.startswith("callbacks.") else key.rpartition(".")[2]
+    try:
+        cls = find_class(node["_target_"], KINDS.get(section, nn.Module), trust)
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from error
+    signature = inspect.signature(cls)
+    is_partial = node.get("_partial_", False)
+    try:
+        (signature.bind_partial if is_partial else signature.bind)(**arguments)
+    except TypeError as error:
+        raise ConfigError(f"{key}: {error}") from error
+    return partial(cls, **arguments) if is_partial else cls(**arguments)

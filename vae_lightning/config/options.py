@@ -1,0 +1,184 @@
+"""What a configuration may say: unknown keys, ranges of values, and what is decided once.
+
+The options of classes are described in the classes; ``option_table`` holds a copy of them that can
+be read without importing PyTorch. The options that belong to no class are described here.
+"""
+
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from vae_lightning.checks.errors import ConfigError, nearest
+from vae_lightning.checks.ranges import (
+    SEEDS,
+    AnyOf,
+    AutoOrBoolean,
+    Boolean,
+    Choice,
+    Integer,
+    Number,
+    Option,
+    Text,
+    check_value,
+)
+from vae_lightning.config.option_table import CLASS_OPTIONS
+from vae_lightning.storage.run_folder import to_dict, without_hydra
+
+SECTIONS = (
+    "model",
+    "likelihood",
+    "posterior",
+    "prior",
+    "objective",
+    "annealing",
+    "optimizer",
+    "scheduler",
+    "data",
+    "accelerator",
+    "trainer",
+    "callbacks",
+    "experiment",
+    "seed",
+    "resume",
+    "trust",
+)
+# options that belong to no class of this package
+GENERAL_OPTIONS: dict[str, Option] = {
+    "model.conditional": Option("whether encoder and decoder condition on the label", Boolean()),
+    "optimizer.lr": Option("learning rate", Number(above=0)),
+    "optimizer.weight_decay": Option("weight decay", Number(least=0)),
+    "data.root": Option("folder of the image files", Text("a folder")),
+    "data.fallback": Option(
+        "data set that is used if no files can be found or downloaded", Choice(("digits", None))
+    ),
+    "trainer.max_epochs": Option("epochs", Integer(1)),
+    "trainer.devices": Option("devices, or processes of accelerator=ddp_cpu", Integer(1)),
+    "trainer.precision": Option(
+        "precision of the networks; 16-mixed requires a GPU",
+        Choice(("32", "bf16-mixed", "16-mixed", 32)),
+    ),
+    "trainer.steps_per_execution": Option(
+        "optimizer steps in one call by Lightning; changes no number", Integer(1)
+    ),
+    "trainer.compile": Option(
+        "whether the optimizer step is compiled; auto: in runs of at least 6,000 steps on a CPU",
+        AutoOrBoolean(),
+    ),
+    "trainer.threads": Option(
+        "CPU threads; auto: as many as there are free cores", AnyOf((Choice(("auto",)), Integer(1)))
+    ),
+    "accelerator.num_nodes": Option("machines of accelerator=multi_node", Integer(1)),
+    "seed": Option(
+        "seed of all random numbers; null draws one and records it",
+        AnyOf((SEEDS, Choice((None,)))),
+    ),
+    "trust": Option("whether a stored configuration may name classes of other packages", Boolean()),
+}
+DATA_CLASS = "vae_lightning.data.images.ImageData"  # its arguments are the keys of cfg.data
+
+Lookup = Callable[[str], Mapping[str, Option]]
+
+
+def check(cfg: DictConfig) -> None:
+    """Raises ConfigError for the first key or value that is wrong."""
+    check_keys(cfg)
+    check_values(cfg)
+
+
+def check_keys(cfg: DictConfig) -> None:
+    """Raises ConfigError for a key that nothing reads, such as one added with a + by mistake."""
+    for key in cfg:
+        if key not in SECTIONS and key != "hydra":
+            raise ConfigError(f"{key}: no such key{nearest(str(key), SECTIONS)}")
+    text = OmegaConf.to_yaml(without_hydra(cfg))
+    for key in cfg.model:
+        if f"${{model.{key}}}" not in text and key != "conditional":
+            close = nearest(str(key), map(str, cfg.model), exclude=key)
+            raise ConfigError(f"model.{key}: is not used by any component{close}")
+    if "${annealing}" not in text and not cfg.annealing["_target_"].endswith(".Constant"):
+        raise ConfigError(
+            "annealing: must be constant, because this objective has no annealed weight"
+        )
+
+
+def check_values(cfg: DictConfig) -> None:
+    """Raises ConfigError, with key, value and what is allowed, for the first wrong value."""
+    OmegaConf.to_container(without_hydra(cfg), resolve=True, throw_on_missing=True)
+    for key, option in GENERAL_OPTIONS.items():
+        section, _, name = key.rpartition(".")
+        node = OmegaConf.select(cfg, section) if section else cfg
+        if isinstance(node, DictConfig) and name in node:
+            check_value(key, plain(node, name), option)
+    check_classes(cfg, lambda target: CLASS_OPTIONS.get(target, {}))
+    check_together(cfg)
+
+
+def check_classes(cfg: DictConfig, lookup: Lookup) -> None:
+    """Checks the arguments of every class that the configuration names.
+
+    ``lookup`` gives the described options of a class by its dotted name. Raises ConfigError.
+    """
+    for key, value, option in class_options(cfg, lookup):
+        check_value(key, value, option)
+
+
+def class_options(cfg: DictConfig, lookup: Lookup) -> Iterator[tuple[str, object, Option]]:
+    """Key, value and description of every described argument of a class, as one would type it.
+
+    An argument that takes its value from elsewhere, as in ``${model.latent_dim}``, has that key.
+    """
+    for path, node in class_nodes(without_hydra(cfg)):
+        target = DATA_CLASS if path == "data" else node["_target_"]
+        for name, option in lookup(target).items():
+            if name in node:
+                raw = str(to_dict(node, resolve=False)[name])
+                reference = raw.startswith("${") and raw.endswith("}") and ":" not in raw
+                key = raw[2:-1] if reference else f"{path}.{name}"
+                yield key, plain(node, name), option
+
+
+def described_options(cfg: DictConfig) -> dict[str, Option]:
+    """Key -> description of all described options of a configuration."""
+    classes = class_options(cfg, lambda target: CLASS_OPTIONS.get(target, {}))
+    return GENERAL_OPTIONS | {key: option for key, _, option in classes}
+
+
+def class_nodes(node: DictConfig, path: str = "") -> Iterator[tuple[str, DictConfig]]:
+    """The parts of a configuration that name a class, and cfg.data, with their dotted keys."""
+    for key in node:
+        place = f"{path}.{key}" if path else str(key)
+        if not isinstance(key, str | int) or OmegaConf.is_interpolation(node, key):
+            continue
+        if not isinstance(node[key], DictConfig):
+            continue
+        if "_target_" in node[key] or place == "data":
+            yield place, node[key]
+        yield from class_nodes(node[key], place)
+
+
+def plain(node: DictConfig, name: str) -> object:
+    """A value of a configuration, resolved, as plain Python."""
+    value = node[name]
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def check_together(cfg: DictConfig) -> None:
+    """Raises ConfigError for values that do not fit each other."""
+    devices = cfg.trainer.devices
+    processes = devices * cfg.accelerator.num_nodes
+    if devices > 1 and cfg.accelerator.strategy == "auto":
+        raise ConfigError(
+            f"trainer.devices={devices}: must be 1 unless accelerator is ddp, ddp_cpu or multi_node"
+        )
+    if cfg.data.batch_size % processes:
+        size = cfg.data.batch_size
+        raise ConfigError(f"data.batch_size={size}: must be divisible by the {processes} processes")
+
+
+def settle(cfg: DictConfig) -> None:
+    """Decides once what the configuration leaves open: a drawn seed, absolute paths."""
+    if cfg.seed is None:
+        cfg.seed = secrets.randbelow(2**32)
+    cfg.data.root = str(Path(cfg.data.root).expanduser().resolve())

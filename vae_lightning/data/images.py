@@ -1,0 +1,295 @@
+"""The LightningDataModule. It keeps each split as one uint8 tensor on the device.
+
+Batches are made by indexing, without worker processes and without a Python call per image.
+Shapes: N images, B images of a batch, C H W of an image.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import torch
+from lightning.pytorch import LightningDataModule, Trainer
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from vae_lightning import rng
+from vae_lightning.checks.errors import ConfigError
+from vae_lightning.checks.ranges import Choice, Integer, Option
+from vae_lightning.data.splits import binarize, stratified_order, take
+from vae_lightning.networks.conditional import UNCONDITIONAL, Condition
+
+BINARIZATIONS = ("none", "dynamic", "fixed", "threshold")
+EVALUATION_BATCH_SIZE = 500  # no result depends on it
+
+
+class Batch(NamedTuple):
+    """The part of a global batch that one process takes."""
+
+    x: Tensor  # (B, C, H, W), float32 in [0, 1]
+    # positions of the images in their split, (B,)
+    index: Tensor  # pyright: ignore[reportIncompatibleMethodOverride] - hides tuple.index
+    # (images of the global batch) / (processes). A sum over x divided by the share is a mean; its
+    # average over the processes is the mean over the global batch.
+    share: float
+    condition: Condition = UNCONDITIONAL  # labels of the images, for a conditional model
+
+
+def keep_pixels(x: Tensor, *_: int) -> Tensor:
+    """Returns x (B, C, H, W) unchanged: the default for pixels that are not resampled per step."""
+    return x
+
+
+def num_batches(count: int, size: int) -> int:
+    """Number of batches of the given size; the last batch may be smaller."""
+    return -(-count // size)
+
+
+class Batches:
+    """The batches of one split for one process.
+
+    Process r of R takes every R-th image of each global batch, starting with the r-th. No image is
+    repeated or left out.
+
+    Args:
+        images: all images of the split (N, C, H, W), uint8.
+        batch_size: images of a global batch.
+        rank: number of this process, r.
+        processes: number of processes, R.
+        order: maps the epoch to the order of the images, a permutation (N,).
+        pixels: maps x in [0, 1], the epoch and the number of the batch to the pixels of the batch.
+        position: returns (epoch, batches of this epoch that are already done). It is called when
+            the first batch of an epoch is requested.
+        condition: labels of all images, for a conditional model.
+        group: with 1, the iterator yields batches. With more, it yields iterators over that many
+            batches each, which create each batch on request.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        batch_size: int,
+        rank: int,
+        processes: int,
+        order: Callable[[int], Tensor],
+        pixels: Callable[[Tensor, int, int], Tensor] = keep_pixels,
+        position: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        condition: Condition = UNCONDITIONAL,
+        group: int = 1,
+    ) -> None:
+        self.images, self.batch_size = images, batch_size
+        self.rank, self.processes = rank, processes
+        self.order, self.pixels, self.position, self.condition = order, pixels, position, condition
+        self.group, self.count = group, num_batches(len(images), batch_size)
+
+    def __len__(self) -> int:
+        return num_batches(self.count, self.group)
+
+    def __iter__(self) -> Iterator[Batch | Iterator[Batch]]:
+        epoch, done = self.position()
+        order = self.order(epoch).to(self.images.device)
+        for first in range(done % self.count, self.count, self.group):
+            numbers = range(first, min(first + self.group, self.count))
+            batches = (self.batch(order, epoch, number) for number in numbers)
+            yield next(batches) if self.group == 1 else batches
+
+    def batch(self, order: Tensor, epoch: int, number: int) -> Batch:
+        """This process's part of batch ``number`` when the images are in ``order`` (N,)."""
+        chunk = order[number * self.batch_size : (number + 1) * self.batch_size]
+        index = chunk[self.rank :: self.processes]
+        x = self.images.index_select(0, index).float().div_(255)
+        share = len(chunk) / self.processes
+        return Batch(self.pixels(x, epoch, number), index, share, self.condition.take(index))
+
+
+class ImageData(LightningDataModule):
+    """Training, validation and test images of a torchvision-style data set.
+
+    Args:
+        name: name of the data set, recorded with the results.
+        dataset: a callable that takes root and train and returns an object with ``data`` (N, H, W),
+            uint8, and ``targets`` (N,).
+        root: folder of the data files.
+        image_shape: C, H, W.
+        batch_size: images of a training batch, over all processes.
+        val_size: number of training images that are held out for validation. The choice does not
+            depend on the seed.
+        binarization: ``none`` keeps x = byte/255. ``threshold`` is x > 1/2. ``fixed`` samples each
+            pixel once with probability x. ``dynamic`` samples the training pixels anew at every
+            step; validation and test images are binarized as with ``fixed``.
+        seed: seed of the shuffling and of dynamic binarization.
+        conditional: whether batches contain the labels.
+
+    Raises:
+        ConfigError: if the files are missing or damaged, or if batch_size or val_size does not fit
+            the number of training images.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        dataset: Callable[..., Dataset],
+        root: str,
+        image_shape: Sequence[int],
+        batch_size: Annotated[int, Option("images per step, over all processes", Integer(1))],
+        val_size: Annotated[
+            int, Option("training images used for validation; 0 trains on all", Integer(0))
+        ],
+        binarization: Annotated[
+            str,
+            Option(
+                "how gray pixels become 0 or 1; dynamic: at random at each step",
+                Choice(BINARIZATIONS),
+            ),
+        ],
+        seed: int,
+        conditional: bool = False,
+    ) -> None:
+        super().__init__()
+        self.name, self.batch_size, self.seed = name, batch_size, seed
+        self.binarization, self.conditional = binarization, conditional
+        self.group_size = 1
+        train, labels = self.read(dataset, root, image_shape, train=True)
+        test, test_labels = self.read(dataset, root, image_shape, train=False)
+        if not 0 <= val_size < len(train):
+            raise ConfigError(f"data.val_size={val_size}: must be 0 to {len(train) - 1} for {name}")
+        if not 1 <= batch_size <= len(train) - val_size:
+            raise ConfigError(
+                f"data.batch_size={batch_size}: must be 1 to {len(train) - val_size} for {name}"
+            )
+        order = stratified_order(labels) if val_size else torch.arange(len(train))
+        parts = {"train": order[val_size:], "val": order[:val_size]}
+        self.images = {split: take(train, indices) for split, indices in parts.items()} | {
+            "test": test
+        }
+        self.labels = {split: take(labels, indices) for split, indices in parts.items()} | {
+            "test": test_labels
+        }
+        for split, images in self.images.items():
+            if binarization == "threshold":
+                self.images[split] = (images > 127).to(torch.uint8) * 255
+            elif binarization == "fixed" or (binarization == "dynamic" and split != "train"):
+                self.images[split] = binarize(images, name, split)
+
+    @staticmethod
+    def read(
+        dataset: Callable[..., Any], root: str, image_shape: Sequence[int], train: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Images (N, C, H, W), uint8, and labels (N,) of the official training or test set."""
+        try:
+            part = dataset(root=Path(root), train=train)
+            images = part.data.reshape(-1, *image_shape)
+        except (AssertionError, RuntimeError, ConfigError, EOFError) as error:
+            raise ConfigError(
+                f"data.root={root}: must hold image files; they are missing or damaged ({error})"
+            ) from error
+        if len(images) != len(part.targets):
+            raise ConfigError(
+                f"data.root={root}: must hold one label per image, but has {len(images)} images and"
+                f" {len(part.targets)} labels"
+            )
+        return images, part.targets
+
+    def group_batches(self, size: int) -> None:
+        """Makes the training data loader yield iterators over this many batches each."""
+        self.group_size = size
+
+    def images_in(self, split: str) -> int:
+        """Number of images of a split."""
+        return len(self.images[split])
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps per epoch."""
+        return num_batches(self.images_in("train"), self.batch_size)
+
+    @property
+    def pixels(self) -> int:
+        """Pixels per image, D = C * H * W."""
+        return self.images["test"][0].numel()
+
+    def setup(self, stage: str) -> None:
+        """Moves the images and labels to the training device."""
+        device = self.trainer_in_use().strategy.root_device
+        self.images = {split: images.to(device) for split, images in self.images.items()}
+        self.labels = {split: labels.to(device) for split, labels in self.labels.items()}
+
+    def trainer_in_use(self) -> Trainer:
+        """The trainer that uses this data module."""
+        assert self.trainer is not None
+        return self.trainer
+
+    def condition(self, split: str) -> Condition:
+        """The condition of all images of a split: the labels (N,) of a conditional model."""
+        return Condition(self.labels[split]) if self.conditional else UNCONDITIONAL
+
+    def inputs(self, split: str, index: Tensor | slice) -> tuple[Tensor, Condition]:
+        """The inputs of a model: images x (B, C, H, W) in [0, 1] of a split, and the condition."""
+        return self.images[split][index].float() / 255, self.condition(split).take(index)
+
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        """Returns the batch unchanged, because it was created on the device."""
+        return batch
+
+    def shuffled(self, epoch: int) -> Tensor:
+        """The order of the training images in an epoch, a permutation (N,), equal on all ranks."""
+        return torch.randperm(
+            self.images_in("train"), generator=rng.generator("cpu", self.seed, "order", epoch)
+        )
+
+    def sample_pixels(self, x: Tensor, epoch: int, number: int) -> Tensor:
+        """Samples the pixels of one training batch from Bernoulli(x), (B, C, H, W).
+
+        The random stream depends on the seed of the run, the rank, the epoch and the batch.
+        """
+        rank = self.trainer.global_rank  # pyright: ignore[reportOptionalMemberAccess] - in use
+        stream = ("pixels", rank, epoch, number)
+        return torch.bernoulli(x, generator=rng.generator(x.device, self.seed, *stream))
+
+    def train_dataloader(self) -> Batches:
+        """Shuffled training batches; an interrupted epoch continues after its last batch."""
+        trainer, group = self.trainer_in_use(), self.group_size
+        loop = trainer.fit_loop
+        return Batches(
+            self.images["train"],
+            self.batch_size,
+            trainer.global_rank,
+            trainer.world_size,
+            self.shuffled,
+            self.sample_pixels if self.binarization == "dynamic" else keep_pixels,
+            lambda: (
+                loop.epoch_progress.current.processed,  # pyright: ignore[reportAttributeAccessIssue] - a _ProcessedTracker
+                loop.epoch_loop.batch_progress.current.ready * group,
+            ),
+            self.condition("train"),
+            group,
+        )
+
+    def evaluation_batches(self, split: str) -> Batches:
+        """The batches of a split in the stored order, for evaluation."""
+        trainer = self.trainer_in_use()
+        return Batches(
+            self.images[split],
+            EVALUATION_BATCH_SIZE,
+            trainer.global_rank,
+            trainer.world_size,
+            lambda _: torch.arange(self.images_in(split)),
+            condition=self.condition(split),
+        )
+
+    def val_dataloader(self) -> Batches:
+        """The validation batches; Lightning does not request them if there are none."""
+        return self.evaluation_batches("val")
+
+    def test_dataloader(self) -> Batches:
+        """The batches of the official test images."""
+        return self.evaluation_batches("test")
+
+
+def image_data(trainer: Trainer) -> ImageData:
+    """The data module that a trainer uses."""
+    data = getattr(trainer, "datamodule", None)  # Lightning sets it without declaring it
+    assert isinstance(data, ImageData)
+    return data

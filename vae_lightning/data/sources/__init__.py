@@ -1,0 +1,1 @@
+"""Sources of image data sets."""

@@ -1,0 +1,31 @@
+"""The base class of the model's components: priors, likelihoods, posteriors and objectives."""
+
+from torch import Tensor, nn
+
+
+class Component(nn.Module):
+    """A component with optional hooks: a compatibility check and an initialization from data."""
+
+    def check(self, encoder: nn.Module, prior: nn.Module, classes: int) -> None:
+        """Raises ConfigError, with the reason, if this component is incompatible with the others.
+
+        Args:
+            encoder: the posterior.
+            prior: the prior.
+            classes: number of labels that the model conditions on; 0 if it is unconditional.
+        """
+
+    def start_from(self, images: Tensor, binarized: bool) -> None:
+        """Initializes the component from the training images, before training.
+
+        Raises ConfigError, with a suitable option, if the images are outside its support.
+
+        Args:
+            images: training images (N, C, H, W), uint8.
+            binarized: whether the images are binarized before the model sees them.
+        """
+
+
+def is_binary(images: Tensor) -> bool:
+    """Returns whether all pixels of uint8 images are 0 or 255."""
+    return bool(((images == 0) | (images == 255)).all())

@@ -1,0 +1,103 @@
+"""A small classifier of the labels, whose features measure the similarity of images.
+
+It is trained on the training images, so it requires no download.
+Shapes: N images, C H W of an image, F features.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vae_lightning import rng
+from vae_lightning.data.images import ImageData
+from vae_lightning.storage.files import atomic_write
+
+FEATURES, EPOCHS, BATCH = 64, 3, 128
+LEARNING_RATE = 2e-3
+
+
+class Classifier(nn.Module):
+    """Maps images (N, C, H, W) to logits (N, classes); ``features`` is all but the last layer."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(channels, 16, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(16, 32, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.LazyLinear(FEATURES),
+            nn.ReLU(),
+        )
+        self.head = nn.Linear(FEATURES, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the logits (N, classes) of images x (N, C, H, W)."""
+        return self.head(self.features(x))
+
+
+def cache_file(images: Tensor, labels: Tensor) -> Path:
+    """Returns the path of the cached classifier for these training images and labels.
+
+    The file name also depends on the hyperparameters of the classifier and on the PyTorch version.
+    """
+    recipe = (
+        f"{FEATURES} {EPOCHS} {BATCH} {LEARNING_RATE} {tuple(images.shape)} {torch.__version__}"
+    )
+    digest = hashlib.sha256(recipe.encode())
+    for values in (images, labels):
+        digest.update(values.cpu().numpy().tobytes())
+    root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return root / "vae_lightning" / f"classifier-{digest.hexdigest()[:16]}.pt"
+
+
+def classifier(data: ImageData, device: torch.device) -> Classifier:
+    """Returns the classifier of the training images, in evaluation mode.
+
+    It is loaded from the cache, or trained if it is not there (about ten seconds on two cores).
+    """
+    images, labels = data.images["train"].to(device), data.labels["train"].to(device)
+    path = cache_file(images, labels)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Classifier(images.shape[1], int(labels.max()) + 1).to(device)
+        model(images[:1].float() / 255)  # initializes the lazy layer
+    if path.is_file():
+        model.load_state_dict(torch.load(path, weights_only=True, map_location=device))
+        return model.eval()
+    train(model, images, labels)
+    with atomic_write(path) as temporary:
+        torch.save(model.state_dict(), temporary)
+    return model.eval()
+
+
+def train(model: Classifier, images: Tensor, labels: Tensor) -> None:
+    """Trains the model with cross-entropy on uint8 images (N, C, H, W) and labels (N,)."""
+    optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
+    for epoch in range(EPOCHS):
+        order = torch.randperm(len(images), generator=rng.generator("cpu", 0, "classifier", epoch))
+        for index in order.to(images.device).split(BATCH):
+            optimizer.zero_grad()
+            F.cross_entropy(model(images[index].float() / 255), labels[index]).backward()
+            optimizer.step()
+
+
+def accuracy(model: Classifier, images: Tensor, labels: Tensor) -> float:
+    """Returns the accuracy of the classifier on uint8 images (N, C, H, W) and labels (N,)."""
+    with torch.no_grad():
+        correct = [
+            (model(part.float() / 255).argmax(-1) == target).sum()
+            for part, target in zip(images.split(1000), labels.split(1000), strict=True)
+        ]
+    return float(sum(correct)) / len(images)
+
+
+def features_of(model: Classifier, images: Tensor) -> Tensor:
+    """Returns the features (N, F) of images (N, C, H, W) in [0, 1], float64 on the CPU."""
+    with torch.no_grad():
+        return torch.cat([model.features(part).double().cpu() for part in images.split(1000)])

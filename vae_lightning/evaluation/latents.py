@@ -1,0 +1,152 @@
+"""Measures of the latents: active units, mutual information, and accuracy of simple classifiers.
+
+Shapes: N images, L latent dimensions. Information is in nats per image.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vae_lightning import rng
+from vae_lightning.data.images import ImageData
+from vae_lightning.distributions import (
+    DiagonalNormal,
+    FullNormal,
+    Posterior,
+    Prior,
+    StandardNormal,
+    kl_to_standard_normal,
+)
+from vae_lightning.evaluation.batches import batches
+from vae_lightning.training.module import EVALUATION_SEED, VAE
+
+CHUNK = 500  # samples per chunk; each is evaluated under all N posteriors
+STD_SAMPLES = 256  # draws that estimate the std of a flow posterior, with an error of about 4 %
+ACTIVE_VARIANCE = 0.01  # Burda et al. 2016, https://arxiv.org/abs/1509.00519
+
+
+class Surgery(NamedTuple):
+    """The two parts of the mean KL term: mean KL = information + marginal_kl.
+
+    Hoffman & Johnson 2016, http://approximateinference.org/2016/accepted/HoffmanJohnson2016.pdf.
+    """
+
+    information: float  # I(n; z), at most log N
+    marginal_kl: float  # KL(q(z) || p(z)), q(z) = 1/N sum_n q(z|x_n)
+
+
+def surgery(posterior: DiagonalNormal | FullNormal, prior: Prior, z: Tensor) -> Surgery:
+    """Estimates I(n; z) and KL(q(z) || p(z)) from one sample z (N, L) of each of the N posteriors.
+
+        I(n; z) = E[log q(z|x) - log q(z)], KL(q(z) || p(z)) = E[log q(z) - log p(z)]
+
+    The density of the aggregate posterior q(z), the mixture of all N posteriors, is exact.
+    Hoffman & Johnson 2016, http://approximateinference.org/2016/accepted/HoffmanJohnson2016.pdf
+    """
+    count = len(z)
+    log_q = torch.cat(
+        [posterior.cross_log_prob(part).double().logsumexp(-1) for part in z.split(CHUNK)]
+    )
+    log_q = log_q - torch.tensor(count, dtype=torch.float64).log()
+    own, log_p = posterior.log_prob(z[None])[0].double(), prior.log_prob(z[None])[0].double()
+    return Surgery(float((own - log_q).mean()), float((log_q - log_p).mean()))
+
+
+def linear_probe(train: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor) -> float:
+    """Returns the test accuracy of logistic regression on standardized posterior means (N, L)."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    return float(model.fit(train.numpy(), labels.numpy()).score(test.numpy(), test_labels.numpy()))
+
+
+def nearest_neighbors(
+    train: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor, neighbors: int = 5
+) -> float:
+    """Returns the test accuracy of k-nearest neighbors on posterior means (N, L), k = neighbors."""
+    from sklearn.neighbors import KNeighborsClassifier
+
+    model = KNeighborsClassifier(neighbors)
+    return float(model.fit(train.numpy(), labels.numpy()).score(test.numpy(), test_labels.numpy()))
+
+
+def active_units(means: Tensor) -> int:
+    """Returns the number of latent dimensions with Var_x(E_q[z]) > 0.01, from means (N, L).
+
+    Burda et al. 2016, https://arxiv.org/abs/1509.00519.
+    """
+    return int((means.double().var(0) > ACTIVE_VARIANCE).sum())
+
+
+class Moments(NamedTuple):
+    """Moments of q(z|x) of N images."""
+
+    mean: Tensor  # E[z|x], (N, L)
+    std: Tensor  # standard deviation of each coordinate of z given x, (N, L)
+
+
+def moments(posterior: Posterior) -> Moments:
+    """Returns the mean and the std of each coordinate of z.
+
+    The std of a flow has no closed form, so it is estimated from STD_SAMPLES fixed draws.
+    """
+    marginals = posterior.marginals()
+    if marginals is not None:
+        return Moments(marginals.mean, marginals.std)
+    mean = posterior.mean
+    noise = rng.normal((STD_SAMPLES, 1, mean.shape[-1]), "cpu", EVALUATION_SEED, "std").to(mean)
+    return Moments(mean, posterior.transform(noise.expand(STD_SAMPLES, *mean.shape)).std(0))
+
+
+def information_per_dim(posterior: Posterior, prior: Prior) -> Tensor:
+    """Returns how informative each latent dimension is about x, in nats, (L,).
+
+    ``posterior`` holds the posteriors of N images. If the prior is N(0, I) and the posteriors are
+    normal, the information of a dimension is the mean KL of its marginals to N(0, 1). Otherwise it
+    is the information of a Gaussian channel with the same variances,
+    1/2 log(1 + Var(mean) / E[std^2]), because the marginals of an uninformative dimension may be
+    far from N(0, 1) under a learned prior.
+    """
+    mean, std = moments(posterior)
+    if posterior.marginals() is not None and isinstance(prior, StandardNormal):
+        return kl_to_standard_normal(mean.unsqueeze(-1), std.unsqueeze(-1)).mean(0)
+    return 0.5 * torch.log1p(mean.var(0, correction=0) / std.square().mean(0))
+
+
+def measure_latents(module: VAE, data: ImageData) -> dict[str, float | int]:
+    """Returns the measures of the latents on the test images.
+
+    They are the number of active units, the mutual information and the marginal KL in nats, and the
+    test accuracy of two classifiers of posterior means. The mutual information and the marginal KL
+    of a flow posterior are left out, because they would require latent_dim passes for each pair of
+    images.
+    """
+    with torch.no_grad():
+        posteriors = [
+            module.encoder(x, condition) for _, x, condition in batches(data, "test", 1000)
+        ]
+        means = torch.cat([posterior.mean for posterior in posteriors])
+        train = torch.cat(
+            [module.encoder(x, condition).mean for _, x, condition in batches(data, "train", 1000)]
+        )
+        found: dict[str, float | int] = {"active_units": active_units(means)}
+        if posteriors[0].marginals() is not None:
+            posterior = concatenate(posteriors)
+            noise = rng.normal((1, *means.shape), "cpu", EVALUATION_SEED, "surgery").to(means)
+            parts = surgery(posterior, module.prior(module.encoder), posterior.transform(noise)[0])
+            found |= {"mutual_information": parts.information, "marginal_kl": parts.marginal_kl}
+            found["log_n"] = math.log(len(means))  # upper bound of the mutual information
+    labeled = (train.cpu(), data.labels["train"].cpu(), means.cpu(), data.labels["test"].cpu())
+    found["linear_probe_accuracy"] = linear_probe(*labeled)
+    found["nearest_neighbors_accuracy"] = nearest_neighbors(*labeled)
+    return found
+
+
+def concatenate(posteriors: list[DiagonalNormal] | list[FullNormal]) -> DiagonalNormal | FullNormal:
+    """Returns the posteriors of several batches as one distribution."""
+    values = zip(*(vars(posterior).values() for posterior in posteriors), strict=True)
+    return type(posteriors[0])(*(torch.cat(parts) for parts in values))

@@ -1,0 +1,1 @@
+"""Export of a model: graphs of its functions, and a model card."""

@@ -1,0 +1,77 @@
+"""Dense networks: encoders map images to vectors, decoders map latent vectors to images.
+
+The posterior or likelihood that holds a network interprets its outputs and determines their number.
+The configuration therefore gives all arguments except ``outputs``, and the distribution gives
+``outputs``.
+Shapes: B images, L latent dimensions, C H W of an image, ``outputs`` numbers per image (encoder) or
+per pixel (decoder).
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Annotated
+
+from torch import nn
+
+from vae_lightning.checks.errors import ConfigError
+from vae_lightning.checks.ranges import Choice, Integer, Integers, Option
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU}
+
+LatentDim = Annotated[int, Option("number of latent dimensions", Integer(1))]
+HiddenDims = Annotated[
+    Sequence[int],
+    Option("widths of the encoder's hidden layers, reversed in the decoder", Integers(1)),
+]
+Activation = Annotated[str, Option("activation between layers", Choice(tuple(ACTIVATIONS)))]
+
+
+def activate(name: str) -> nn.Module:
+    """Returns a new activation layer; raises ConfigError if the name is not in ACTIVATIONS."""
+    if name not in ACTIVATIONS:
+        raise ConfigError(f"model.activation={name}: must be one of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]()
+
+
+def dense(widths: Sequence[int], activation: str) -> nn.Sequential:
+    """Returns linear layers of the given widths with activations between them."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(widths):
+        layers += [nn.Linear(inputs, outputs), activate(activation)]
+    return nn.Sequential(*layers[:-1])
+
+
+class MLPEncoder(nn.Sequential):
+    """Maps x (B, C, H, W) to (B, outputs) with dense layers; affine if ``hidden_dims`` is empty."""
+
+    def __init__(
+        self,
+        outputs: int,
+        image_shape: Sequence[int],
+        hidden_dims: HiddenDims = (),
+        activation: Activation = "relu",
+    ) -> None:
+        super().__init__(
+            nn.Flatten(), dense([math.prod(image_shape), *hidden_dims, outputs], activation)
+        )
+
+
+class MLPDecoder(nn.Sequential):
+    """Maps z (B, L) to (B, outputs * C, H, W) with dense layers; affine without ``hidden_dims``."""
+
+    def __init__(
+        self,
+        outputs: int,
+        latent_dim: LatentDim,
+        image_shape: Sequence[int],
+        hidden_dims: HiddenDims = (),
+        activation: Activation = "relu",
+    ) -> None:
+        channels, height, width = image_shape
+        super().__init__(
+            dense(
+                [latent_dim, *reversed(hidden_dims), outputs * math.prod(image_shape)], activation
+            ),
+            nn.Unflatten(-1, (outputs * channels, height, width)),
+        )

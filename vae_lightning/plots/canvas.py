@@ -1,0 +1,168 @@
+"""Image grids, scatter plots and bar charts with titles.
+
+The module uses PIL only, so that a picture takes milliseconds.
+
+Shapes: R rows, C columns, D channels (1 or 3), H W of an image, N points.
+"""
+
+import functools
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from vae_lightning.plots.palette import CATEGORIES, INK, MAIN, PALE
+from vae_lightning.storage.files import write_bytes
+
+GAP, MARGIN, TITLE, SMALL = 2, 12, 15, 12
+
+
+@functools.cache
+def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    """PIL's default font; each size is loaded once."""
+    return ImageFont.load_default(size)
+
+
+def draw_text(
+    canvas: Image.Image,
+    position: tuple[float, float],
+    text: str,
+    size: int = SMALL,
+    anchor: str = "la",
+) -> None:
+    """Draws text at a position, with a PIL ``anchor``: l, m or r, then a, m or s."""
+    ImageDraw.Draw(canvas).text(position, text, fill=INK, font=font(size), anchor=anchor)
+
+
+def text_width(text: str, size: int = SMALL) -> int:
+    """Width of the text in pixels."""
+    return int(font(size).getlength(text)) + 1
+
+
+def tile(images: Tensor, scale: int) -> Image.Image:
+    """Tiles images (R, C, D, H, W) in [0, 1] with thin gaps; ``scale`` enlarges each pixel."""
+    rows, columns, channels, height, width = images.shape
+    pixels = (images.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
+    pixels = pixels.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
+    sheet = torch.full(
+        (rows, columns, channels, height * scale + GAP, width * scale + GAP), 255, dtype=torch.uint8
+    )
+    sheet[..., : height * scale, : width * scale] = pixels
+    flat = sheet.permute(0, 3, 1, 4, 2).reshape(
+        rows * (height * scale + GAP), columns * (width * scale + GAP), -1
+    )
+    assert channels in (1, 3)
+    return Image.fromarray(flat.squeeze(-1).numpy())
+
+
+def grid(
+    images: Tensor,
+    title: str,
+    subtitle: str,
+    rows: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    scale: int = 2,
+) -> Image.Image:
+    """Draws images (R, C, D, H, W) in [0, 1] with a title and optional row and column names."""
+    sheet = tile(images, scale)
+    left = MARGIN + (max(map(text_width, rows)) + 8 if rows else 0)
+    top = MARGIN + TITLE + SMALL + 14 + (SMALL + 6 if columns else 0)
+    right = max(left + sheet.width, MARGIN + max(text_width(title, TITLE), text_width(subtitle)))
+    # The mode of the images is kept: a gray canvas needs a third of the memory of an RGB canvas.
+    canvas = Image.new(sheet.mode, (right + MARGIN, top + sheet.height + MARGIN - GAP), "white")
+    canvas.paste(sheet, (left, top))
+    draw_header(canvas, title, subtitle)
+    for number, name in enumerate(rows):
+        draw_text(
+            canvas, (left - 8, top + (number + 0.5) * sheet.height / len(images)), name, anchor="rm"
+        )
+    for number, name in enumerate(columns):
+        draw_text(
+            canvas,
+            (left + (number + 0.5) * sheet.width / images.shape[1], top - 5),
+            name,
+            anchor="ms",
+        )
+    return canvas
+
+
+def draw_header(canvas: Image.Image, title: str, subtitle: str) -> None:
+    """Draws the title and the subtitle at the top of a picture."""
+    draw_text(canvas, (MARGIN, MARGIN - 2), title, TITLE)
+    draw_text(canvas, (MARGIN, MARGIN + TITLE + 6), subtitle)
+
+
+def scatter(
+    points: Tensor, labels: Tensor, title: str, subtitle: str, size: int = 560
+) -> Image.Image:
+    """Draws points (N, 2) colored by label (N,), and each label at the median of its points."""
+    low, high = points.amin(0), points.amax(0)
+    margin = 0.03 * (high - low).clamp(min=1e-6)
+    low, high = low - margin, high + margin
+    top, left = MARGIN + TITLE + SMALL + 16, MARGIN + 40
+    width = max(left + size, MARGIN + max(text_width(title, TITLE), text_width(subtitle)))
+    canvas = Image.new("RGB", (width + MARGIN, top + size + 30), "white")
+    draw_header(canvas, title, subtitle)
+    draw = ImageDraw.Draw(canvas)
+    draw.rectangle((left, top, left + size, top + size), outline=PALE)
+    positions = ((points - low) / (high - low)).cpu() * torch.tensor([1.0, -1.0]) + torch.tensor(
+        [0.0, 1.0]
+    )
+    positions = (positions * size + torch.tensor([left, top])).tolist()
+    for (x, y), label in zip(positions, labels.tolist(), strict=True):
+        draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=CATEGORIES[label % len(CATEGORIES)])
+    for label in labels.unique().tolist():
+        members = torch.tensor(positions)[labels.cpu() == label]
+        x, y = members.median(0)[0]
+        draw.ellipse(
+            torch.stack([x - 9, y - 9, x + 9, y + 9]).tolist(),
+            fill="white",
+            outline=CATEGORIES[label % len(CATEGORIES)],
+            width=2,
+        )
+        draw_text(canvas, (float(x), float(y)), str(label), anchor="mm")
+    for axis, (a, b) in enumerate(zip(low.tolist(), high.tolist(), strict=True)):
+        for fraction in (0.0, 0.5, 1.0):
+            value = f"{a + fraction * (b - a):.2f}"
+            position = (
+                (left + fraction * size, top + size + 6)
+                if axis == 0
+                else (left - 6, top + (1 - fraction) * size)
+            )
+            draw_text(canvas, position, value, anchor="ma" if axis == 0 else "rm")
+    return canvas
+
+
+def bars(values: Sequence[float], names: Sequence[str], title: str, subtitle: str) -> Image.Image:
+    """Draws one horizontal bar per value; the largest value fills the width."""
+    line_height, length = SMALL + 6, 360
+    left = MARGIN + max(map(text_width, names)) + 8
+    top = MARGIN + TITLE + SMALL + 16
+    width = max(left + length + 60, MARGIN + max(text_width(title, TITLE), text_width(subtitle)))
+    canvas = Image.new("RGB", (width + MARGIN, top + line_height * len(values) + MARGIN), "white")
+    draw_header(canvas, title, subtitle)
+    largest = max(*values, 1e-9)
+    for number, (value, name) in enumerate(zip(values, names, strict=True)):
+        middle = top + (number + 0.5) * line_height
+        end = left + length * max(value, 0) / largest
+        ImageDraw.Draw(canvas).rectangle(
+            (left, middle - 5, max(end, left + 1), middle + 5), fill=MAIN
+        )
+        draw_text(canvas, (left - 8, middle), name, anchor="rm")
+        draw_text(canvas, (end + 6, middle), f"{value:.3f}", anchor="lm")
+    return canvas
+
+
+def save_png(path: Path, picture: Image.Image) -> bytes:
+    """Writes a PNG atomically and returns its bytes."""
+    encoded = io.BytesIO()
+    if picture.mode == "L":
+        # Palette images are encoded in half the time, because PNG applies no filters to them.
+        picture = picture.copy()
+        picture.putpalette(bytes(value for value in range(256) for _ in "rgb"))
+    picture.save(encoded, format="PNG", compress_level=1)
+    write_bytes(path, encoded.getvalue())
+    return encoded.getvalue()

@@ -1,0 +1,136 @@
+"""A callback that draws pictures during training and warns about posterior collapse."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue] - made at run time
+from torch import Tensor
+
+from vae_lightning.checks.ranges import Integer, Number, Option
+from vae_lightning.data.images import image_data
+from vae_lightning.evaluation.latents import active_units
+from vae_lightning.plots.canvas import save_png
+from vae_lightning.plots.views import Viewer
+from vae_lightning.storage.run_folder import write_alarm
+from vae_lightning.training.module import VAE
+from vae_lightning.training.summary import describe
+from vae_lightning.training.tensorboard import logger_of
+
+log = logging.getLogger(__name__)
+
+CHARTS = {
+    "ELBO terms": {
+        "recon and KL": ["Multiline", ["train/recon", "val/recon", "train/kl", "val/kl"]],
+        "-ELBO": ["Multiline", ["train/neg_elbo", "val/neg_elbo"]],
+    }
+}
+
+
+class Gallery(Callback):
+    """Draws pictures and latent statistics during training, for TensorBoard and for pictures/.
+
+    The test images and the noise are the same at every epoch, so that successive pictures show
+    the progress of the training and nothing else.
+
+    Args:
+        every_n_epochs: number of epochs between pictures; the last epoch is always drawn.
+        images: number of test images for the latent plots and the statistics.
+        collapse_below: raise the alarm if a smaller fraction of the latent dimensions is active.
+    """
+
+    def __init__(
+        self,
+        every_n_epochs: Annotated[
+            int, Option("epochs between pictures; the last epoch is always drawn", Integer(1))
+        ],
+        images: Annotated[int, Option("test images for latents and statistics", Integer(2))],
+        collapse_below: Annotated[
+            float,
+            Option(
+                "warn if a smaller fraction of latent dimensions is active", Number(least=0, most=1)
+            ),
+        ],
+    ) -> None:
+        self.every_n_epochs = every_n_epochs
+        self.images = images
+        self.collapse_below = collapse_below
+        self.collapsed = False
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Adds TensorBoard charts that show recon and KL of both splits together."""
+        if trainer.is_global_zero:
+            logger_of(trainer).experiment.add_custom_scalars(CHARTS)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Logs the active units, checks for collapse and draws the pictures of this epoch.
+
+        Every rank logs the active units, because Lightning expects a logged value on every rank.
+        """
+        data = image_data(trainer)
+        assert isinstance(pl_module, VAE)
+        images, _ = data.inputs("test", slice(self.images))
+        epoch = trainer.current_epoch + 1
+        reached = progress(trainer.callback_metrics, epoch)
+        subtitle = f"{describe(data.name, pl_module)}, {reached}"
+        viewer = Viewer(pl_module, images, data.labels["test"][: self.images], subtitle)
+        pl_module.eval()
+        with torch.no_grad():
+            active = active_units(viewer.posterior.mean)
+            pl_module.log("latents/active_units", float(active), batch_size=1)
+            if trainer.is_global_zero:
+                self.check_collapse(trainer, active, pl_module.latent_dim)
+                if epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs:
+                    self.draw(trainer, viewer)
+        pl_module.train()
+
+    def check_collapse(self, trainer: Trainer, active: int, latent_dim: int) -> None:
+        """Raises the alarm if the posterior has collapsed; withdraws it after recovery."""
+        collapsed = active < self.collapse_below * latent_dim
+        if collapsed == self.collapsed:
+            return
+        self.collapsed = collapsed
+        alarm = None
+        if collapsed:
+            alarm = (
+                f"posterior collapse: {active} of {latent_dim} latent dimensions are active; try"
+                " annealing=linear, objective=free_bits, a smaller objective.beta, or a weaker"
+                " decoder"
+            )
+            log.warning("%s", alarm)
+        write_alarm(Path(logger_of(trainer).save_dir), alarm)
+
+    def draw(self, trainer: Trainer, viewer: Viewer) -> None:
+        """Draws all views of this epoch and logs the KL divergence per latent dimension."""
+        writer, folder = logger_of(trainer).experiment, Path(logger_of(trainer).save_dir)
+        step = trainer.global_step - 1  # the step to which Lightning assigns its scalars
+        pictures = {
+            "reconstructions": viewer.reconstructions(),
+            "samples": viewer.samples(),
+            "traversals": viewer.traversals(),
+            "kl_per_dimension": viewer.kl_bars(),
+        }
+        if viewer.module.latent_dim == 2:
+            pictures |= {"manifold": viewer.manifold(), "latents": viewer.latents()}
+        for name, picture in pictures.items():
+            png = save_png(folder / "pictures" / f"{name}.png", picture)
+            image = Summary.Image(
+                height=picture.height, width=picture.width, encoded_image_string=png
+            )
+            # add_image would encode the picture a second time
+            writer.file_writer.add_summary(
+                Summary(value=[Summary.Value(tag=name, image=image)]), step
+            )
+        kl, _ = viewer.information
+        writer.add_histogram("latents/kl_per_dimension", kl, step)
+
+
+def progress(values: Mapping[str, Tensor | float], epoch: object) -> str:
+    """Text with the epoch and, if it has been measured, the -ELBO."""
+    split = "val" if "val/neg_elbo" in values else "train"
+    if f"{split}/neg_elbo" not in values:
+        return f"epoch {epoch}"
+    return f"{split} -ELBO {float(values[f'{split}/neg_elbo']):.2f} nats, epoch {epoch}"

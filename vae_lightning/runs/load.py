@@ -1,0 +1,130 @@
+"""Loads a run from its folder or from a .safetensors file.
+
+Loading needs no data and executes no stored code.
+"""
+
+import json
+import logging
+import pickle
+import re
+from pathlib import Path
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+
+from vae_lightning.checks.errors import ConfigError, one_line
+from vae_lightning.config.compose import COMPOSITION_ERRORS
+from vae_lightning.runs.build import build
+from vae_lightning.runs.run import Run
+from vae_lightning.runs.safetensors import read_safetensors
+from vae_lightning.storage import files, run_folder
+
+log = logging.getLogger(__name__)
+
+CHECKPOINTS = {"best": run_folder.BEST, "last": run_folder.LAST}
+
+
+def load_run(run: str | Path, checkpoint: str = "best", trust: bool = False) -> Run:
+    """Loads a run from its folder or from a .safetensors file that export wrote; needs no data.
+
+    Args:
+        run: the folder or the file.
+        checkpoint: ``best`` or ``last``; ignored for a file, which contains one checkpoint.
+        trust: let the stored configuration name classes of other packages.
+
+    Raises ConfigError, with a one-line message, if the run is missing, damaged or was written by
+    an incompatible version.
+    """
+    source = Path(run).expanduser()
+    if source.suffix == ".safetensors":
+        return read_safetensors(source, trust)
+    return read_run(source, checkpoint, trust)
+
+
+def read_run(run: Path, checkpoint: str, trust: bool) -> Run:
+    """Loads a run from its folder; logs a warning if the run is not finished.
+
+    Raises ConfigError, with a one-line message, if the run or the checkpoint is missing, damaged or
+    was written by an incompatible version.
+    """
+    if checkpoint not in CHECKPOINTS:
+        raise ConfigError(f"checkpoint={checkpoint}: must be best or last")
+    try:
+        cfg, _ = run_folder.read_config(run, "run")
+    except (OSError, *COMPOSITION_ERRORS) as error:
+        found = one_line(error)
+        raise ConfigError(
+            f"run={run}: .hydra is damaged ({found}); the weights in checkpoints/ may be intact"
+        ) from error
+    state = read_state(run)
+    if not any((run / path).is_file() for path in CHECKPOINTS.values()):
+        raise ConfigError(
+            f"run={run}: has no checkpoint yet ({state}); resume={run} continues its training"
+        )
+    stored = read_checkpoint(run / CHECKPOINTS[checkpoint], f"run={run}")
+    if "state_dict" not in stored or "global_step" not in stored:
+        raise ConfigError(
+            f"run={run}: {checkpoint}.ckpt is not a checkpoint of this package; "
+            "it has no state_dict or no global_step"
+        )
+    module = build(cfg, stored["state_dict"], f"run={run}", read_version(run), trust)
+    if state != "finished":
+        step = stored["global_step"]
+        log.warning(
+            "run=%s: is not finished (%s); the weights are those of step %d", run, state, step
+        )
+    return Run(run, cfg, module, checkpoint, stored["global_step"])
+
+
+class StoredCheckpoint(TypedDict, total=False):
+    """What loading needs of a checkpoint."""
+
+    state_dict: dict[str, Tensor]
+    global_step: int
+
+
+def read_checkpoint(path: Path, source: str) -> StoredCheckpoint:
+    """Reads a checkpoint without executing stored code.
+
+    Args:
+        path: the file.
+        source: the run as ``run=PATH``, for error messages.
+
+    Raises ConfigError if the file is missing or damaged.
+    """
+    if not path.is_file():
+        raise ConfigError(
+            f"{source}: must have {path.name}, which is written at the end of the first epoch"
+        )
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        other = "last" if path.name == run_folder.BEST.name else "best"
+        raise ConfigError(f"{source}: {path.name} is damaged; try checkpoint={other}") from error
+
+
+def read_state(run: Path) -> str:
+    """Returns the state in status.json (see run_folder.STATES), or "state unknown" without one."""
+    return str(read_json(run, "status.json").get("state", "state unknown"))
+
+
+def read_version(run: Path) -> str:
+    """Returns the version of this package that wrote a run, from metrics.json, or "unknown"."""
+    found = re.search(
+        r"vae_lightning (\S+)", str(read_json(run, "metrics.json").get("versions", ""))
+    )
+    return found.group(1) if found else "unknown"
+
+
+def read_json(run: Path, name: str) -> dict[str, object]:
+    """Returns the content of a JSON file of a run, empty if it is missing.
+
+    Raises ConfigError if the file is damaged.
+    """
+    try:
+        return files.read_json(run / name)
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            f"run={run}: {name} is damaged ({error}); remove it, loading does not need it"
+        ) from error

@@ -1,0 +1,192 @@
+"""A loaded run as a Python object: samples, encodes, decodes, reconstructs, computes log p(x).
+
+``load_run("outputs/...")`` returns a ``Run``.
+Shapes: N images, L latent dimensions, C H W of an image. Results are on the device of
+``Run.module``, which is the CPU unless the module is moved.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from vae_lightning import rng
+from vae_lightning.checks.errors import ConfigError
+from vae_lightning.checks.ranges import Integer
+from vae_lightning.data.images import ImageData
+from vae_lightning.distributions import BernoulliLikelihood
+from vae_lightning.evaluation import likelihood
+from vae_lightning.evaluation.latents import Moments, moments
+from vae_lightning.networks import UNCONDITIONAL, Condition
+from vae_lightning.training.assembly import build_data
+from vae_lightning.training.module import VAE
+from vae_lightning.training.summary import describe
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained model with its configuration.
+
+    The methods of a conditional model require ``label``: one integer, or one for each image.
+    """
+
+    source: Path  # a run folder or a .safetensors file
+    cfg: DictConfig
+    module: VAE  # in evaluation mode
+    checkpoint: str  # best or last
+    step: int  # number of optimizer steps that produced the weights
+
+    @cached_property
+    def data(self) -> ImageData:
+        """The data set of the run; raises ConfigError if it is neither here nor downloadable."""
+        return build_data(self.cfg)
+
+    @property
+    def description(self) -> str:
+        """A one-line description of the model: data set, network, latent dimensions, likelihood."""
+        return describe(self.cfg.data.name, self.module)
+
+    def images(self, split: str = "test") -> Tensor:
+        """Returns the images of a split (train, val or test), uint8: (N, C, H, W).
+
+        They are binarized as in training, unless the binarization is dynamic.
+        """
+        return select_split(self.data.images, split)
+
+    def labels(self, split: str = "test") -> Tensor:
+        """Returns the labels of a split (train, val or test): (N,)."""
+        return select_split(self.data.labels, split)
+
+    @torch.no_grad()
+    def sample(self, count: int, seed: int = 0, label: int | Tensor | None = None) -> Tensor:
+        """Returns E[x|z] for ``count`` draws z ~ p(z) from ``seed``: (count, C, H, W)."""
+        if not Integer(1).contains(count):
+            raise ConfigError(f"count={count}: must be an integer >= 1")
+        generator = rng.generator(self.module.device, seed, "samples")
+        return self.decode(self.module.prior(self.module.encoder).sample(count, generator), label)
+
+    @torch.no_grad()
+    def decode(self, z: Tensor, label: int | Tensor | None = None) -> Tensor:
+        """Returns E[x|z] for z (N, L): (N, C, H, W)."""
+        z = torch.as_tensor(z, dtype=torch.float32, device=self.module.device)
+        if z.ndim != 2 or z.shape[1] != self.module.latent_dim:
+            raise ConfigError(
+                f"z: must have shape (N, {self.module.latent_dim}), got {tuple(z.shape)}"
+            )
+        return self.module.decoder(z[None], self.condition(label, len(z))).mean[0]
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, label: int | Tensor | None = None) -> Moments:
+        """Returns the mean and standard deviation of q(z|x), (N, L) each.
+
+        A flow has no closed form; 256 draws with fixed noise estimate them.
+
+        Args:
+            x: uint8 in [0, 255] or float in [0, 1], of shape (N, C, H, W); if C = 1, also (N, H, W)
+                or (H, W).
+            label: the labels, if the model is conditional.
+        """
+        x = self.prepare_images(x)
+        return moments(self.module.encoder(x, self.condition(label, len(x))))
+
+    def reconstruct(self, x: Tensor, label: int | Tensor | None = None) -> Tensor:
+        """Returns E[x|z] at z = E[z|x], for x as in encode: (N, C, H, W)."""
+        return self.decode(self.encode(x, label).mean, label)
+
+    def log_prob(
+        self, x: Tensor, num_samples: int = 500, label: int | Tensor | None = None
+    ) -> Tensor:
+        """Estimates log p(x) by importance sampling, for x as in encode: (N,), float64.
+
+        In nats per image, with all normalizing constants. In expectation the estimate is a lower
+        bound, which rises with ``num_samples``; see evaluation.likelihood.log_likelihood. The noise
+        of an image depends only on its index in x.
+
+        Raises ConfigError for pixels outside the support of the likelihood.
+        """
+        if not Integer(1).contains(num_samples):
+            raise ConfigError(f"num_samples={num_samples}: must be an integer >= 1")
+        x = self.prepare_images(x)
+        condition = self.condition(label, len(x))
+        self.check_support(x)
+        values = []
+        for index in torch.arange(len(x)).split(likelihood.BATCH):
+            labels = condition.take(index)
+            values.append(
+                likelihood.log_likelihood(self.module, x[index], index, num_samples, labels)
+            )
+        return torch.cat(values)
+
+    def check_support(self, x: Tensor) -> None:
+        """Raises ConfigError for gray pixels if the likelihood is Bernoulli without gray=true."""
+        decoder = self.module.decoder
+        binary = isinstance(decoder, BernoulliLikelihood) and not decoder.gray
+        if binary and ((x != 0) & (x != 1)).any():
+            raise ConfigError(
+                "x: must be 0 and 1 only, because likelihood=bernoulli gives no probability to "
+                "other values"
+            )
+
+    def prepare_images(self, x: Tensor) -> Tensor:
+        """Converts images to the input of the encoder: float32 in [0, 1], (N, C, H, W).
+
+        Raises ConfigError for a wrong shape, type or range.
+        """
+        x = torch.as_tensor(x, device=self.module.device)
+        shape = tuple(self.cfg.data.image_shape)
+        if not (
+            x.shape[1:] == shape
+            or (shape[0] == 1 and x.ndim in (2, 3) and x.shape[-2:] == shape[1:])
+        ):
+            size = ", ".join(map(str, shape[1:]))
+            allowed = f"(N, {shape[0]}, {size})" + (
+                f", (N, {size}) or ({size})" if shape[0] == 1 else ""
+            )
+            raise ConfigError(f"x: must have shape {allowed}, got {tuple(x.shape)}")
+        if not x.numel():
+            raise ConfigError("x: must hold at least one image")
+        if x.dtype == torch.uint8:
+            return x.float().reshape(-1, *shape) / 255
+        if not x.is_floating_point() or not ((x >= 0) & (x <= 1)).all():
+            dtype = str(x.dtype).removeprefix("torch.")
+            found = f"{dtype} from {x.min().item():g} to {x.max().item():g}"
+            raise ConfigError(f"x: must be uint8 in [0, 255] or float in [0, 1], got {found}")
+        return x.float().reshape(-1, *shape)
+
+    def condition(self, label: int | Tensor | None, count: int) -> Condition:
+        """Returns the condition of encoder and decoder: labels (count,), or UNCONDITIONAL.
+
+        Raises ConfigError if the label does not fit the model or is not in the allowed range.
+        """
+        classes = self.module.classes
+        if not classes:
+            if label is not None:
+                raise ConfigError("label: must be omitted, because this model is not conditional")
+            return UNCONDITIONAL
+        allowed = f"an integer from 0 to {classes - 1}, or {count} of them"
+        if label is None:
+            raise ConfigError(f"label: must be {allowed}, because this model is conditional")
+        labels = torch.as_tensor(label, device=self.module.device)
+        if (
+            labels.dtype.is_floating_point
+            or labels.dtype == torch.bool
+            or labels.shape not in ((), (count,))
+        ):
+            raise ConfigError(
+                f"label: must be {allowed}, got {labels.dtype} of shape {tuple(labels.shape)}"
+            )
+        if not ((labels >= 0) & (labels < classes)).all():
+            raise ConfigError(
+                f"label: must be {allowed}, got {int(labels.min())} to {int(labels.max())}"
+            )
+        return Condition(labels.long().expand(count))
+
+
+def select_split(parts: dict[str, Tensor], split: str) -> Tensor:
+    """Returns the tensor of a split; raises ConfigError if there is no such split."""
+    if split not in parts:
+        raise ConfigError(f"split={split}: must be one of {', '.join(parts)}")
+    return parts[split]

@@ -1,0 +1,64 @@
+"""Writes and reads a model as one .safetensors file: weights and, as metadata, configuration."""
+
+import json
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from vae_lightning import __version__
+from vae_lightning.checks.errors import ConfigError
+from vae_lightning.config.optional import EXPORT_PACKAGES, require_packages
+from vae_lightning.runs.build import build
+from vae_lightning.runs.run import Run
+from vae_lightning.storage.files import write_bytes
+from vae_lightning.storage.run_folder import without_hydra
+
+
+def write_safetensors(path: Path, run: Run) -> None:
+    """Writes the state dict and, as metadata, everything that rebuilds the model.
+
+    The metadata are the configuration, the name and step of the checkpoint, the name of the data
+    set and the version of this package.
+    """
+    from safetensors.torch import save
+
+    config = OmegaConf.to_container(without_hydra(run.cfg), resolve=True)
+    metadata = {"config": json.dumps(config), "checkpoint": run.checkpoint, "step": str(run.step)}
+    metadata |= {"data": run.cfg.data.name, "vae_lightning": __version__}
+    # clones, because the format does not allow tensors that share memory
+    state = {
+        name: tensor.detach().clone().contiguous()
+        for name, tensor in run.module.state_dict().items()
+    }
+    write_bytes(path, save(state, metadata))
+
+
+def read_safetensors(path: Path, trust: bool) -> Run:
+    """Loads a run from a file that write_safetensors wrote.
+
+    Raises ConfigError, with a one-line message, if the file is missing, damaged or was written by
+    another program.
+    """
+    require_packages(f"run={path}", EXPORT_PACKAGES["safetensors"])
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise ConfigError(
+            f"run={path}: must be a run folder or a .safetensors file that export wrote"
+        )
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except SafetensorError as error:
+        advice = "write it again with export run=RUN format=safetensors"
+        raise ConfigError(f"run={path}: is damaged ({error}); {advice}") from error
+    if not {"config", "checkpoint", "step"} <= set(metadata):
+        raise ConfigError(
+            f"run={path}: must be a file that export wrote (it contains no configuration)"
+        )
+    content: dict[str, object] = json.loads(metadata["config"])
+    cfg = OmegaConf.create(content)
+    cfg.data.fallback = None
+    module = build(cfg, state, f"run={path}", metadata.get("vae_lightning", "unknown"), trust)
+    return Run(path, cfg, module, metadata["checkpoint"], int(metadata["step"]))

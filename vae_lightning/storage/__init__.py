@@ -1,0 +1,1 @@
+"""Files of a run: the run folder, atomic writes, the lock. Imports no heavy packages."""

@@ -1,0 +1,83 @@
+"""Reads and writes files. All writes are atomic: a reader never sees a partly written file."""
+
+import csv
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yields a temporary path; the file that the body writes there then replaces ``path``.
+
+    The replacement is atomic. The file and its folder are synced to disk, so that a power failure
+    leaves either the old file or the new one. If the body raises, ``path`` stays unchanged.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    try:
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Waits until the content of a file or the entries of a folder are on disk."""
+    if path.is_dir() and os.name == "nt":  # Windows cannot open a folder
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, newline="", encoding="utf-8")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a binary file atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: Path, content: Mapping[str, object]) -> None:
+    """Writes a JSON object atomically."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Writes a CSV table atomically.
+
+    Its columns are all keys of the rows, in the order of their first appearance.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """Returns a JSON object, empty if there is no file; raises json.JSONDecodeError if damaged."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def link(source: Path, target: Path) -> None:
+    """Makes ``target`` a hard link to ``source`` atomically; copies if links are unsupported."""
+    with atomic_write(target) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)

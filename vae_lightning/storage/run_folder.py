@@ -1,0 +1,170 @@
+"""Creates a run folder, writes the configuration and state of the run to it, and reads them."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigTypeError
+
+from vae_lightning.checks.errors import ConfigError, Interrupted
+from vae_lightning.storage.files import read_json, write_json, write_text
+
+LAST = Path("checkpoints", "last.ckpt")
+BEST = Path("checkpoints", "best.ckpt")
+# what is logged here appears in train.log only, not on the terminal
+RECORD_LOGGER = "vae_lightning.record"
+STATES = ("running", "finished", "interrupted", "failed")
+
+
+@contextmanager
+def new_folder(folder: Path, exclusive: bool, key: str = "hydra.run.dir") -> Iterator[Path]:
+    """Creates a folder and yields its absolute path.
+
+    If the body raises ConfigError, the folders that were created are removed if they are empty.
+
+    Args:
+        folder: the path of the folder.
+        exclusive: create a folder that did not exist, with a suffix -2, -3, ... if the name is
+            taken. Otherwise the folder may exist if it is empty.
+        key: the option that names the folder, for the error message.
+
+    Raises ConfigError if the folder is not empty and ``exclusive`` is false.
+    """
+    created = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    path = create_unique_folder(folder) if exclusive else create_empty_folder(folder, key)
+    if path.name != folder.name:
+        created = [path]
+    try:
+        yield path
+    except ConfigError:
+        for parent in created:
+            if any(parent.iterdir()):
+                break
+            parent.rmdir()
+        raise
+
+
+def create_empty_folder(folder: Path, key: str) -> Path:
+    """Creates the folder with exactly this path; it may exist if it is empty."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{key}={folder}: must be a new or empty folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder.resolve()
+
+
+def create_unique_folder(folder: Path) -> Path:
+    """Creates a folder that did not exist, with a suffix -2, -3, ... if the name is taken."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    candidate, number = folder, 1
+    while True:
+        try:
+            candidate.mkdir()
+            return candidate.resolve()
+        except FileExistsError:
+            number += 1
+            candidate = folder.with_name(f"{folder.name}-{number}")
+
+
+def without_hydra(cfg: DictConfig) -> DictConfig:
+    """Returns the configuration without its ``hydra`` node."""
+    return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+
+
+def to_dict(node: DictConfig, resolve: bool = True) -> dict[str, object]:
+    """Returns a part of a configuration as plain Python, which nothing can write back through."""
+    values = OmegaConf.to_container(node, resolve=resolve)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def read_yaml(path: Path) -> DictConfig:
+    """Reads a configuration; raises an OmegaConfBaseException if the file holds something else."""
+    cfg = OmegaConf.load(path)
+    if not isinstance(cfg, DictConfig):
+        raise ConfigTypeError(f"{path}: must hold a mapping")
+    return cfg
+
+
+def write_overrides(run: Path, cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Writes .hydra/overrides.yaml, the overrides of the command line, and .hydra/hydra.yaml."""
+    text = OmegaConf.to_yaml(OmegaConf.create(list(overrides)))
+    write_text(run / ".hydra" / "overrides.yaml", text)
+    hydra = OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, "hydra"))
+    write_text(run / ".hydra" / "hydra.yaml", hydra)
+
+
+def write_config(run: Path, cfg: DictConfig) -> None:
+    """Writes .hydra/config.yaml: all values, with all interpolations resolved."""
+    text = OmegaConf.to_yaml(without_hydra(cfg), resolve=True)
+    write_text(run / ".hydra" / "config.yaml", text)
+
+
+def require_run(run: Path, key: str) -> None:
+    """Raises ConfigError, with ``key`` in the message, unless the folder contains a run."""
+    if not (run / ".hydra" / "config.yaml").is_file():
+        raise ConfigError(f"{key}={run}: must be a run folder (no .hydra/config.yaml there)")
+
+
+def read_config(run: Path, key: str) -> tuple[DictConfig, list[str]]:
+    """Returns the stored configuration and overrides of a run.
+
+    ``trust`` is set to false regardless of the stored value, because only the user who loads a run
+    can decide that. ``data.fallback`` is set to null, because a run never falls back to data other
+    than its training data.
+
+    Raises ConfigError, with ``key`` in the message, if the folder contains no run.
+    """
+    require_run(run, key)
+    overrides = OmegaConf.load(run / ".hydra" / "overrides.yaml")
+    cfg = read_yaml(run / ".hydra" / "config.yaml")
+    cfg.trust = False
+    cfg.data.fallback = None
+    return cfg, [str(override) for override in overrides]
+
+
+def read_status(run: Path) -> dict[str, object]:
+    """Returns the content of status.json, empty if there is no such file."""
+    return read_json(run / "status.json")
+
+
+def write_status(run: Path, state: str, reason: str | None = None) -> None:
+    """Writes status.json: the state, the reason for a failure, and the current alarm."""
+    assert state in STATES
+    status = {"state": state, "reason": reason, "alarm": read_status(run).get("alarm")}
+    write_json(run / "status.json", {key: value for key, value in status.items() if value})
+
+
+def write_alarm(run: Path, alarm: str | None) -> None:
+    """Sets the alarm in status.json; None removes it."""
+    status = read_status(run) | {"alarm": alarm}
+    write_json(run / "status.json", {key: value for key, value in status.items() if value})
+
+
+@contextmanager
+def recorded(run: Path) -> Iterator[None]:
+    """Writes status.json and train.log of a run while the body trains it.
+
+    Exceptions are passed on; Ctrl-C raises Interrupted.
+    """
+    handler = logging.FileHandler(run / "train.log")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("vae_lightning")
+    logger.addHandler(handler)
+    write_status(run, "running")
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt) as error:
+        write_status(run, "interrupted")
+        logger.info("interrupted")
+        raise Interrupted(run) from error
+    except BaseException as error:
+        write_status(run, "failed", f"{type(error).__name__}: {error}")
+        logger.error("failed: %s", error, exc_info=True)
+        raise
+    else:
+        write_status(run, "finished")
+    finally:
+        logger.removeHandler(handler)
+        handler.close()

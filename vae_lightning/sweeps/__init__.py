@@ -1,0 +1,1 @@
+"""Sweeps: many runs from one command, and comparisons of their results."""

@@ -1,0 +1,1 @@
+"""Training: the LightningModule, the experiment that trains and tests it, and its records."""

@@ -1,0 +1,154 @@
+"""The data and the model that a configuration stands for."""
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, open_dict
+from torch.utils.data import Dataset
+
+from vae_lightning import rng
+from vae_lightning.checks.errors import ConfigError
+from vae_lightning.checks.ranges import Option
+from vae_lightning.config.compose import CONF
+from vae_lightning.config.instantiate import find_class, instantiate, is_within, options_of
+from vae_lightning.config.options import check_classes
+from vae_lightning.data.images import ImageData
+from vae_lightning.data.sources.idx import ensure_files
+from vae_lightning.storage.run_folder import read_yaml, to_dict
+from vae_lightning.training.module import VAE
+
+log = logging.getLogger(__name__)
+
+# packages whose classes are in config/option_table.py, or describe no options
+OWN_PACKAGES = ("vae_lightning", "torch", "torchvision", "lightning")
+# keys of cfg.data that say where the images come from, not what they are
+SOURCE_KEYS = ("fallback", "instead_of", "mirrors", "classes")
+
+
+def plain(node: DictConfig) -> dict[str, Any]:
+    """A part of the configuration as plain Python, which nothing can write back through."""
+    return to_dict(node)
+
+
+def check_user_classes(cfg: DictConfig) -> None:
+    """Checks the options that classes of other packages describe; raises ConfigError."""
+
+    def lookup(target: str) -> Mapping[str, Option]:
+        if is_within(target, OWN_PACKAGES):  # checked already
+            return {}
+        return options_of(find_class(target, object, cfg.trust))
+
+    check_classes(cfg, lookup)
+
+
+def build_data(cfg: DictConfig) -> ImageData:
+    """The images of the configuration.
+
+    If the files can neither be found nor downloaded, the images of ``data.fallback`` are used and
+    ``cfg.data`` is changed accordingly. Raises ConfigError if there is no fallback.
+    """
+    dataset = find_class(cfg.data.dataset["_target_"], Dataset, cfg.trust)
+    if hasattr(dataset, "resources"):
+        try:
+            ensure_files(dataset, Path(cfg.data.root), list(cfg.data.mirrors))
+        except OSError as error:
+            fall_back(cfg, error)
+    arguments = {key: value for key, value in plain(cfg.data).items() if key not in SOURCE_KEYS}
+    arguments |= {
+        "_target_": "vae_lightning.data.images.ImageData",
+        "seed": cfg.seed,
+        "conditional": is_conditional(cfg),
+    }
+    return instantiate(arguments, "data", cfg.trust)
+
+
+def fall_back(cfg: DictConfig, error: OSError) -> None:
+    """Replaces cfg.data by the fallback, with a warning; ConfigError if data.fallback=null."""
+    root, name = cfg.data.root, cfg.data.name
+    if cfg.data.fallback is None:
+        folder = f"{root}/{cfg.data.dataset['_target_'].split('.')[-1]}/raw"
+        raise ConfigError(
+            f"data.root={root}: must contain the files of {name}, as no mirror provides them and"
+            f" data.fallback=null; put the IDX files into {folder}, set VAE_LIGHTNING_DATA, or set"
+            f" data.fallback=digits ({error})"
+        )
+    log.warning(
+        "%s has no %s files and no mirror provides them: training on scikit-learn's digits instead"
+        " (data.fallback=digits). %s",
+        root,
+        name,
+        error,
+    )
+    other = read_yaml(CONF / "data" / f"{cfg.data.fallback}.yaml")
+    del other["defaults"]  # the same as those of every data set
+    other.update(instead_of=name, mirrors=[], val_size=min(cfg.data.val_size, other.val_size))
+    with open_dict(cfg):
+        cfg.data.merge_with(other)
+
+
+def is_conditional(cfg: DictConfig) -> bool:
+    """Whether the model conditions on the label."""
+    return bool(cfg.model.get("conditional", False))
+
+
+def with_label(cfg: DictConfig, name: str, kind: str, **size: object) -> dict[str, Any]:
+    """A posterior or likelihood; the network of a conditional model also takes the label."""
+    node = plain(cfg[name])
+    if is_conditional(cfg):
+        node["network"] = {
+            "_target_": f"vae_lightning.networks.Conditional{kind}",
+            "_partial_": True,
+            "network": node["network"],
+            "classes": cfg.data.classes,
+            **size,
+        }
+    return node
+
+
+def build_module(cfg: DictConfig) -> VAE:
+    """The model with its initial weights, which depend on the seed alone.
+
+    Raises ConfigError for a component that cannot be built or does not fit the others.
+    """
+    torch.manual_seed(rng.stream_seed(cfg.seed, "weights"))
+
+    def build(name: str, node: dict[str, Any]) -> Any:  # noqa: ANN401 - whatever the configuration names
+        return instantiate(node, name, cfg.trust)
+
+    # the order decides which initial weights each of them draws
+    prior, objective, optimizer = (
+        build(name, plain(cfg[name])) for name in ("prior", "objective", "optimizer")
+    )
+    encoder = build(
+        "posterior", with_label(cfg, "posterior", "Encoder", image_shape=list(cfg.data.image_shape))
+    )
+    decoder = build(
+        "likelihood", with_label(cfg, "likelihood", "Decoder", latent_dim=cfg.model.latent_dim)
+    )
+    scheduler = build("scheduler", plain(cfg.scheduler)) if cfg.scheduler else None
+    classes = cfg.data.classes if is_conditional(cfg) else 0
+    module = VAE(encoder, decoder, prior, objective, optimizer, scheduler, cfg.seed, classes)
+    try_optimizer(module, optimizer, scheduler)
+    return module
+
+
+def try_optimizer(
+    module: VAE, optimizer: Callable[..., Any], scheduler: Callable[..., Any] | None
+) -> None:
+    """Raises ConfigError for values that torch.optim refuses, before a folder is made."""
+    try:
+        made = optimizer(module.parameters())
+        if scheduler:
+            scheduler(made, total_steps=1)
+    except (TypeError, ValueError) as error:
+        if not is_within(class_of(optimizer).__module__, ("torch.optim",)):
+            raise
+        raise ConfigError(f"optimizer, scheduler: {error}") from error
+
+
+def class_of(partial: Callable[..., Any]) -> type:
+    """The class that a partial of a configuration makes."""
+    return getattr(partial, "func", type(partial))

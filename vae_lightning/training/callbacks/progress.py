@@ -1,0 +1,66 @@
+"""The progress bar of a run."""
+
+import sys
+import time
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from tqdm import tqdm
+
+from vae_lightning.data.images import image_data
+from vae_lightning.training.module import VAE
+
+
+class Progress(Callback):
+    """One bar for the whole run, on a terminal: epoch, recon and KL of the epoch so far, time left.
+
+    The terms are read from the device only when the bar is drawn, at most once in INTERVAL_S.
+    """
+
+    INTERVAL_S = 0.2
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Opens the bar."""
+        assert trainer.max_epochs is not None
+        total = image_data(trainer).steps * trainer.max_epochs
+        shape = "{desc} {percentage:3.0f}%|{bar}| {remaining} left{postfix}"
+        hidden = not (trainer.is_global_zero and sys.stderr.isatty())
+        self.bar = tqdm(
+            total=total, initial=trainer.global_step, disable=hidden, bar_format=shape, leave=False
+        )
+        self.drawn = 0.0
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+    ) -> None:
+        """Draws the bar if INTERVAL_S have passed."""
+        if self.bar.disable or time.monotonic() - self.drawn < self.INTERVAL_S:
+            return
+        self.drawn = time.monotonic()
+        assert isinstance(pl_module, VAE)
+        sums = pl_module.sums["train"].values
+        assert sums is not None
+        with torch.no_grad():
+            _, recon, kl, _ = (sums / sums[3]).tolist()
+        self.bar.n = trainer.global_step
+        self.bar.set_description(
+            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", refresh=False
+        )
+        self.bar.set_postfix_str(f"recon {recon:.2f}, kl {kl:.2f} nats", refresh=False)
+        self.bar.refresh()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Closes the bar."""
+        self.bar.close()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Closes the bar of a run that ends early."""
+        if hasattr(self, "bar"):
+            self.bar.close()

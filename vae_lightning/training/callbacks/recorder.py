@@ -1,0 +1,100 @@
+"""The record of a run's epochs: metrics.csv and checkpoints."""
+
+import logging
+import time
+from pathlib import Path
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from vae_lightning.storage.files import atomic_write, link, write_csv
+from vae_lightning.storage.run_folder import BEST, LAST
+from vae_lightning.training.module import VAE
+
+log = logging.getLogger(__name__)
+
+
+class Recorder(Checkpoint):
+    """Writes a row of metrics.csv and last.ckpt after every epoch, and best.ckpt if it is the best.
+
+    The best epoch has the lowest val/neg_elbo; without validation images it is the last one. As a
+    Checkpoint this callback is called after the module has logged. The rows are part of the
+    checkpoint, so that the table of a resumed run continues where its weights continue.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self.rows: list[dict[str, float]] = []
+        self.started = self.trained = 0.0
+        self.elapsed = 0.0  # seconds of an epoch that was interrupted in another process
+
+    def state_dict(self) -> dict[str, object]:
+        """The table so far, and the seconds that the current epoch has taken."""
+        return {"rows": self.rows, "elapsed": time.perf_counter() - self.started}
+
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
+        """The table of the run that goes on."""
+        rows, elapsed = state_dict["rows"], state_dict["elapsed"]
+        assert isinstance(rows, list) and isinstance(elapsed, float)
+        self.rows, self.elapsed = rows, elapsed
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock; on_train_epoch_start follows unless an interrupted epoch continues."""
+        self.started = self.trained = time.perf_counter() - self.elapsed
+
+    def best(self) -> dict[str, float]:
+        """The row of best.ckpt."""
+        if "val/neg_elbo" not in self.rows[-1]:
+            return self.rows[-1]
+        return min(self.rows, key=lambda row: row["val/neg_elbo"])
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock."""
+        self.started = self.trained = time.perf_counter()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops the clock of the training images."""
+        self.trained = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Adds the row and saves."""
+        assert isinstance(pl_module, VAE) and trainer.logger is not None
+        now = time.perf_counter()
+        trained = self.trained if self.trained > self.started else now
+        row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step}
+        row |= {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
+        row |= {
+            "seconds": now - self.started,
+            "images_per_second": pl_module.sums["train"].finished_images / (trained - self.started),
+        }
+        self.rows.append(row)
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        trainer.logger.log_metrics(
+            {"optimizer/lr": rate, "speed/images_per_second": row["images_per_second"]},
+            trainer.global_step - 1,
+        )
+        self.save(trainer, best=row is self.best())
+        if trainer.is_global_zero:
+            write_csv(self.run / "metrics.csv", self.rows)
+            log.info(describe_epoch(row, trainer.max_epochs))
+
+    def save(self, trainer: Trainer, best: bool = False) -> None:
+        """Replaces last.ckpt in one step, and best.ckpt before it; every rank must call this."""
+        last = self.run / LAST
+        if not trainer.is_global_zero:
+            trainer.save_checkpoint(last)  # takes part in collecting the state; only rank 0 writes
+            return
+        with atomic_write(last) as temporary:
+            trainer.save_checkpoint(temporary)
+            if best:
+                link(temporary, self.run / BEST)
+
+
+def describe_epoch(row: dict[str, float], epochs: int | None) -> str:
+    """One line about an epoch."""
+    parts = [f"epoch {row['epoch']:>3}/{epochs}"]
+    for split in ("train", "val"):
+        if f"{split}/recon" in row:
+            recon, kl, neg_elbo = (row[f"{split}/{name}"] for name in ("recon", "kl", "neg_elbo"))
+            parts.append(f"{split} recon {recon:.3f} kl {kl:.3f} -elbo {neg_elbo:.3f}")
+    return "   ".join([*parts, f"{row['seconds']:.1f} s"])

@@ -1,0 +1,62 @@
+"""The table that a run prints at its end."""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+Metrics = Mapping[str, object]
+TERMS = ("recon", "kl", "neg_elbo")
+LINEAR_ROWS = ("train_recon", "train_kl", "train_loss", "test_recon", "test_kl", "test_loss")
+
+
+def final_table(
+    metrics: Metrics, data: str, latent_dim: int, run: Path, alarm: str | None = None
+) -> str:
+    """The final table as text.
+
+    Args:
+        metrics: the content of metrics.json.
+        data: describes the images.
+        latent_dim: number of latent dimensions.
+        run: the run folder.
+        alarm: a problem that status.json records, such as a collapsed posterior.
+    """
+    lines = ["", *terms(metrics), ""]
+    if "ppca/train_loss" in metrics:
+        lines += [*linear_model(metrics), ""]
+    lines += [
+        f"data          {data}",
+        f"recon         {metrics['likelihood']}; weights of best.ckpt, epoch {metrics['epoch']}",
+        f"KL            {metrics['kl_estimate']}",
+    ]
+    if "latents/active_units" in metrics:
+        lines.append(f"active units  {metrics['latents/active_units']:.0f} of {latent_dim}")
+    if "test/bits_per_dim" in metrics:
+        lines.append(f"bits/dim      {metrics['test/bits_per_dim']:.4f} on the test images")
+    lines += [
+        f"speed         {metrics['seconds_per_epoch']:.2f} s per epoch on {metrics['device']}",
+        f"run folder    {run}",
+        f"TensorBoard   tensorboard --logdir {shlex.quote(str(run))}",
+    ]
+    return "\n".join(lines if alarm is None else [*lines, "", f"warning: {alarm}"])
+
+
+def terms(metrics: Metrics) -> list[str]:
+    """Recon, KL and -ELBO of the validation and test images."""
+    lines = [f"{'nats per image':<14}{'recon':>12}{'KL':>12}{'-ELBO':>12}"]
+    for split, name in (("val", "validation"), ("test", "test")):
+        if f"{split}/recon" in metrics:
+            values = (metrics[f"{split}/{term}"] for term in TERMS)
+            lines.append(f"{name:<14}" + "".join(f"{value:>12.3f}" for value in values))
+    return lines
+
+
+def linear_model(metrics: Metrics) -> list[str]:
+    """The terms of a linear model beside those of its exact optimum."""
+    lines = [f"{'linear model':<14}{'optimum':>12}{'trained':>12}{'difference':>12}"]
+    for name in LINEAR_ROWS:
+        exact, trained = (float(metrics[f"{kind}/{name}"]) for kind in ("ppca", "closed_form"))
+        label = name.replace("_", " ").replace("kl", "KL")
+        lines.append(f"{label:<14}{exact:>12.4f}{trained:>12.4f}{trained - exact:>12.4f}")
+    active = [f"{metrics[f'{kind}/active_units']:.0f}" for kind in ("ppca", "closed_form")]
+    return [*lines, f"{'active units':<14}{active[0]:>12}{active[1]:>12}"]

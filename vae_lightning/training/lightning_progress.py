@@ -1,0 +1,17 @@
+"""The only place that uses private attributes of Lightning's loops (lightning 2.6)."""
+
+from lightning.pytorch import Trainer
+
+
+def count_optimizer_steps(trainer: Trainer, count: int) -> None:
+    """Tells Lightning how many optimizer steps one call of ``training_step`` took.
+
+    With manual optimization Lightning counts a step only where the optimizer is wrapped, and it
+    numbers what is logged by its own calls.
+    """
+    epoch_loop = trainer.fit_loop.epoch_loop
+    progress = epoch_loop.manual_optimization.optim_step_progress
+    for _ in range(count):
+        progress.increment_ready()
+        progress.increment_completed()
+    epoch_loop._batches_that_stepped += count - 1  # Lightning adds the one of its call

@@ -1,0 +1,252 @@
+"""The LightningModule: encoder, decoder, prior and objective; trains them and logs every term.
+
+Shapes: K samples, B images, L latent dimensions, C H W of an image. All logged values are in nats
+per image.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from vae_lightning import rng
+from vae_lightning.data.images import Batch, ImageData, image_data
+from vae_lightning.distributions import kl_divergence
+from vae_lightning.distributions.component import Component
+from vae_lightning.distributions.likelihood import Likelihood
+from vae_lightning.distributions.posterior import PosteriorModule
+from vae_lightning.networks import UNCONDITIONAL, Condition
+from vae_lightning.objectives import Objective, Terms
+from vae_lightning.training.lightning_progress import count_optimizer_steps
+from vae_lightning.training.sums import EpochSums, term_sums
+
+# The noise of validation and test is the same in every run and epoch, so that two runs differ by
+# their models alone.
+EVALUATION_SEED = 0
+SPLITS = ("train", "val", "test")
+
+# Takes one optimizer step: called with the batch, the optimizer and the number of the step.
+StepFunction = Callable[[Batch, Optimizer, int], None]
+
+
+class VAE(LightningModule):
+    """A variational autoencoder of any encoder, decoder, prior and objective.
+
+    Kingma & Welling 2014, https://arxiv.org/abs/1312.6114.
+
+    Args:
+        encoder: x (B, C, H, W) -> q(z|x).
+        decoder: z (K, B, L) -> p(x|z).
+        prior: encoder -> p(z).
+        objective: (Terms, step) -> loss per image (B,); has ``num_samples``, K, and
+            ``beta_at(step)``.
+        optimizer: called with the parameters.
+        scheduler: called with the optimizer and ``total_steps``; stepped after every optimizer
+            step. None: a constant learning rate.
+        seed: of the training noise; process and step make the noise differ.
+        classes: number of labels of a conditional model, 0 for an unconditional one.
+
+    Raises:
+        ConfigError: a component refuses another one.
+    """
+
+    encoder: PosteriorModule
+    decoder: Likelihood
+    prior: nn.Module
+    objective: Objective
+
+    def __init__(
+        self,
+        encoder: PosteriorModule,
+        decoder: Likelihood,
+        prior: nn.Module,
+        objective: Objective,
+        optimizer: Callable[..., Optimizer],
+        scheduler: Callable[..., LRScheduler] | None = None,
+        seed: int = 0,
+        classes: int = 0,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.prior = prior
+        self.objective = objective
+        self.make_optimizer = optimizer
+        self.make_scheduler = scheduler
+        self.seed = seed
+        self.classes = classes
+        self.latent_dim: int = encoder.latent_dim
+        for component in self.components():
+            component.check(encoder, prior, classes)
+        self.sums = {split: EpochSums() for split in SPLITS}
+        self.evaluation_noise: dict[str, Tensor] = {}
+        self.fast_step: StepFunction | None = None
+
+    def components(self) -> Iterator[Component]:
+        """The components that may refuse others or start from the training images."""
+        parts = (self.encoder, self.decoder, self.prior, self.objective)
+        return (part for part in parts if isinstance(part, Component))
+
+    def start_from(self, data: ImageData) -> None:
+        """Lets the components take what they need from the training images.
+
+        Raises ConfigError if one of them refuses the images.
+        """
+        for component in self.components():
+            component.start_from(data.images["train"], data.binarization != "none")
+
+    def forward(self, x: Tensor, noise: Tensor, condition: Condition = UNCONDITIONAL) -> Terms:
+        """Terms of the bound for images x (B, C, H, W) and noise eps (K, B, L)."""
+        posterior = self.encoder(x, condition)
+        z = posterior.transform(noise)
+        return Terms(self.decoder(z, condition).recon(x), z, posterior, self.prior(self.encoder))
+
+    # Training
+
+    def training_step(self, batch: Batch | Iterator[Batch]) -> Tensor | None:
+        """The loss of a batch, which Lightning optimizes; on the fast path the steps themselves."""
+        if self.fast_step is None:
+            return self.loss(batch, self.global_step)  # pyright: ignore[reportArgumentType] - see use_fast_path
+        return self.take_steps(batch, self.fast_step)  # pyright: ignore[reportArgumentType] - see use_fast_path
+
+    def loss(self, batch: Batch, step: int) -> Tensor:
+        """The mean loss of the batch, (): with several processes, its mean over them is that."""
+        terms = self(batch.x, self.training_noise(batch, step), batch.condition)
+        loss = self.objective(terms, step)
+        self.sums["train"].add(term_sums(loss, terms), len(batch.index))
+        return loss.sum() / batch.share
+
+    def take_step(self, batch: Batch, optimizer: Optimizer, step: int) -> None:
+        """One optimizer step."""
+        optimizer.zero_grad()
+        self.loss(batch, step).backward()
+        optimizer.step()
+
+    def take_steps(self, batches: Iterator[Batch], take_step: StepFunction) -> None:
+        """One optimizer step for each batch, within a single call by Lightning."""
+        (optimizer,), scheduler = self.trainer.optimizers, self.scheduler_in_use()
+        step = first = self.global_step
+        for batch in batches:
+            take_step(batch, optimizer, step)
+            if scheduler is not None:
+                scheduler.step()
+            step += 1
+        count_optimizer_steps(self.trainer, step - first)
+
+    def scheduler_in_use(self) -> LRScheduler | None:
+        """The scheduler that Lightning holds; None if the learning rate is constant."""
+        found = self.lr_schedulers()
+        assert found is None or isinstance(found, LRScheduler)
+        return found
+
+    def use_fast_path(self, take_step: StepFunction) -> None:
+        """Lets ``take_step`` do the optimizer steps, several in each call by Lightning.
+
+        The data module must then yield groups of batches. ``compile.accelerate`` decides this.
+        """
+        self.fast_step = take_step
+        self.automatic_optimization = False
+
+    def training_noise(self, batch: Batch, step: int) -> Tensor:
+        """The noise eps (K, B, L) of this process's images at an optimizer step."""
+        shape = (self.objective.num_samples, len(batch.index), self.latent_dim)
+        return rng.normal(shape, batch.x.device, self.seed, "noise", self.global_rank, step)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer, and the scheduler, which is stepped after every optimizer step."""
+        optimizer = self.make_optimizer(self.parameters())
+        if self.make_scheduler is None:
+            return {"optimizer": optimizer}
+        if self.fast_step is None:
+            total_steps = int(self.trainer.estimated_stepping_batches)
+        else:
+            assert self.trainer.max_epochs is not None
+            total_steps = self.trainer.max_epochs * image_data(self.trainer).steps
+        scheduler = self.make_scheduler(optimizer, total_steps=total_steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    # Validation and test
+
+    def validation_step(self, batch: Batch) -> None:
+        """Adds the terms of a validation batch to the epoch's sums."""
+        self.evaluate(batch, "val")
+
+    def test_step(self, batch: Batch) -> None:
+        """Adds the terms of a test batch to the epoch's sums."""
+        self.evaluate(batch, "test")
+
+    def evaluate(self, batch: Batch, split: str) -> None:
+        """Adds the terms of a batch of a split to the epoch's sums."""
+        terms = self(batch.x, self.fixed_noise(split, batch), batch.condition)
+        loss = self.objective(terms, self.global_step)
+        self.sums[split].add(term_sums(loss, terms), len(batch.index))
+
+    def fixed_noise(self, split: str, batch: Batch) -> Tensor:
+        """The noise eps (K, B, L) of these images of a split.
+
+        Each image has its own, whatever the batch size, the epoch or the process.
+        """
+        if split not in self.evaluation_noise:
+            images = image_data(self.trainer).images_in(split)
+            shape = (self.objective.num_samples, images, self.latent_dim)
+            noise = rng.normal(shape, "cpu", EVALUATION_SEED, "noise", split)
+            self.evaluation_noise[split] = noise.to(self.device)
+        return self.evaluation_noise[split][:, batch.index]
+
+    def kl_is_exact(self, x: Tensor, condition: Condition = UNCONDITIONAL) -> bool:
+        """Whether the KL term of images x (B, C, H, W) has a closed form; else it is estimated."""
+        with torch.no_grad():
+            return kl_divergence(self.encoder(x, condition), self.prior(self.encoder)) is not None
+
+    # Epochs
+
+    def on_train_epoch_start(self) -> None:
+        """Seeds the global generator, from which a network may draw, by seed, process and epoch."""
+        stream = ("global", self.global_rank, self.current_epoch)
+        torch.manual_seed(rng.stream_seed(self.seed, *stream))
+
+    def on_train_epoch_end(self) -> None:
+        """Logs the terms of training."""
+        self.log_means("train")
+        self.log("train/beta", self.objective.beta_at(self.global_step), batch_size=1)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the terms of validation."""
+        self.log_means("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the terms of the test."""
+        self.log_means("test")
+
+    def log_means(self, split: str) -> None:
+        """Logs the means over the images of the epoch, of all processes.
+
+        Raises FloatingPointError if one is not finite: nothing after it could be trusted.
+        """
+        loss, recon, kl = self.sums[split].finish(self.trainer.strategy)
+        if not math.isfinite(loss + recon + kl):
+            raise FloatingPointError(
+                f"{split} is not finite in epoch {self.current_epoch + 1}: loss {loss},"
+                f" recon {recon}, kl {kl}; lower optimizer.lr"
+            )
+        terms = {"loss": loss, "recon": recon, "kl": kl, "neg_elbo": recon + kl}
+        # the values are the same on every process already: nothing is left to synchronize
+        self.log_dict({f"{split}/{name}": value for name, value in terms.items()}, batch_size=1)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
+        """Saves the sums of an epoch that may be continued by other processes."""
+        checkpoint["epoch_sums"] = self.sums["train"].state(self.trainer.strategy)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, object]) -> None:
+        """Continues the sums of an interrupted epoch."""
+        sums = checkpoint["epoch_sums"]
+        assert isinstance(sums, Tensor)
+        self.sums["train"].load(sums)

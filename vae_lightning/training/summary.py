@@ -1,0 +1,118 @@
+"""The final metrics and table of a run, and one-line descriptions of model, data and KL."""
+
+import logging
+import platform
+import statistics
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from vae_lightning.data.images import ImageData
+from vae_lightning.distributions import bits_per_dim
+from vae_lightning.training.module import VAE
+
+log = logging.getLogger(__name__)
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "lightning",
+    "hydra-core",
+    "omegaconf",
+    "numpy",
+    "vae_lightning",
+)
+Row = Mapping[str, float]
+
+
+def final_metrics(
+    module: VAE, data: ImageData, rows: Sequence[Row], best: Row, test: Row, device: torch.device
+) -> dict[str, object]:
+    """The content of metrics.json: the terms of best.ckpt, and what they were computed with."""
+    warm = rows[1:] or rows  # the first epoch also warms up
+    metrics: dict[str, object] = {name: value for name, value in best.items() if "/" in name}
+    metrics |= test
+    metrics |= {
+        "data": data.name,
+        "likelihood": module.decoder.description,
+        "kl_estimate": describe_kl(module, data),
+        "checkpoint": "best",
+        "epoch": int(best["epoch"]),
+        "parameters": sum(parameter.numel() for parameter in module.parameters()),
+        "training_seconds": sum(row["seconds"] for row in rows),
+        "seconds_per_epoch": statistics.median(row["seconds"] for row in warm),
+        "images_per_second": statistics.median(row["images_per_second"] for row in warm),
+        "versions": ", ".join(
+            [
+                f"python {platform.python_version()}",
+                *(f"{name} {version(name)}" for name in PACKAGES),
+            ]
+        ),
+        "revision": revision(),
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+    }
+    if getattr(module.decoder, "discrete", False):
+        metrics["test/bits_per_dim"] = bits_per_dim(test["test/neg_elbo"], data.pixels)
+    return metrics
+
+
+def revision() -> str | None:
+    """The commit of the checkout that this code runs from, with -dirty if it was changed.
+
+    None outside a checkout.
+    """
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--match="]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError) as error:
+        log.warning("the revision is not recorded: %s", error)
+        return None
+
+
+def device_name(device: torch.device) -> str:
+    """The name of a device in a table."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return device.type
+    count = torch.get_num_threads()
+    return f"cpu ({count} thread{'' if count == 1 else 's'})"
+
+
+def describe(data: str, module: VAE) -> str:
+    """A model in a line, for titles and logs: data set, network, latent dimensions, likelihood."""
+    network = getattr(
+        module.encoder.network, "network", module.encoder.network
+    )  # that inside a conditional one
+    kind = type(network).__name__.removesuffix("Encoder").lower()
+    return f"{data}, {kind} with {module.latent_dim} latents, {module.decoder.description}"
+
+
+def describe_kl(module: VAE, data: ImageData) -> str:
+    """How the KL term is computed."""
+    images, condition = data.inputs("train", slice(1))
+    exact = module.to(images.device).kl_is_exact(images, condition)
+    return (
+        "closed form"
+        if exact
+        else f"Monte Carlo, samples of an image: {module.objective.num_samples}"
+    )
+
+
+def describe_data(cfg: DictConfig, data: ImageData) -> str:
+    """The images that are used, with a remark if they are a fallback."""
+    sizes = ", ".join(f"{data.images_in(split):,} {split}" for split in ("train", "val", "test"))
+    instead = (
+        f"; NOT {cfg.data.instead_of}, whose files were not found"
+        if cfg.data.get("instead_of")
+        else ""
+    )
+    return f"{data.name} ({sizes}){instead}"

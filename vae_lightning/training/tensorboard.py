@@ -1,0 +1,137 @@
+"""What a run writes for TensorBoard beside scalars: hyperparameters and the projector."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig
+
+from vae_lightning.data.images import ImageData
+from vae_lightning.storage.run_folder import to_dict, without_hydra
+from vae_lightning.training.module import VAE
+
+# not compared in TensorBoard: the same in other words, or without effect on a result
+UNCOMPARED_KEYS = (
+    "encoder",
+    "decoder",
+    "network",
+    "dataset",
+    "root",
+    "mirrors",
+    "fallback",
+    "image_shape",
+    "trust",
+    "resume",
+    "accelerator",
+    "callbacks",
+    "devices",
+    "steps_per_execution",
+    "compile",
+    "threads",
+)
+EMBEDDED_IMAGES = 1000  # test images in the embedding projector
+
+
+class ScalarLogger(TensorBoardLogger):
+    """Lightning's logger without the scalar ``epoch`` that it adds to every step."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Writes all but the epoch."""
+        super().log_metrics(
+            {name: value for name, value in metrics.items() if name != "epoch"}, step
+        )
+
+
+def tensorboard_logger(run: Path, checkpoint: Path | None) -> TensorBoardLogger:
+    """A logger that writes into run/tensorboard.
+
+    A resumed run hides what was written after its checkpoint.
+    """
+    purge = (
+        torch.load(checkpoint, weights_only=True, mmap=True)["global_step"] if checkpoint else None
+    )
+    return ScalarLogger(
+        run, name="tensorboard", version="", default_hp_metric=False, purge_step=purge
+    )
+
+
+def logger_of(trainer: Trainer) -> TensorBoardLogger:
+    """The logger of a run."""
+    assert isinstance(trainer.logger, TensorBoardLogger)
+    return trainer.logger
+
+
+@rank_zero_only
+def begin_hparams(cfg: DictConfig, trainer: Trainer) -> None:
+    """Lists hyperparameters and the names of the final metrics for TensorBoard's HPARAMS tab.
+
+    TensorBoard takes the values of the metrics from the scalars of the run. The list is written
+    when the run begins, so that a failed run is listed too and no metric has a made-up value.
+    """
+    from torch.utils.tensorboard.summary import hparams
+
+    splits = (
+        ("test", "val", "train") if cfg.data.val_size else ("test", "train")
+    )  # the first columns are shown
+    scores = {
+        f"{split}/{term}": 0.0 for split in splits for term in ("neg_elbo", "recon", "kl", "loss")
+    }
+    experiment, session, _ = hparams(
+        flatten(to_dict(without_hydra(cfg))), scores
+    )
+    for summary in (experiment, session):
+        logger_of(trainer).experiment.file_writer.add_summary(summary)
+
+
+@rank_zero_only
+def end_hparams(trainer: Trainer, status: str) -> None:
+    """Records in TensorBoard how the run ended: SUCCESS or FAILURE."""
+    from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata  # pyright: ignore[reportAttributeAccessIssue] - made at run time
+    from tensorboard.plugins.hparams import api_pb2, metadata
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo  # pyright: ignore[reportAttributeAccessIssue] - made at run time
+    from torch.utils.tensorboard import SummaryWriter
+
+    number = api_pb2.Status.Value(f"STATUS_{status}")  # pyright: ignore[reportAttributeAccessIssue] - made at run time
+    end = SessionEndInfo(status=number)
+    content = HParamsPluginData(
+        session_end_info=end, version=metadata.PLUGIN_DATA_VERSION
+    ).SerializeToString()
+    data = SummaryMetadata(
+        plugin_data=SummaryMetadata.PluginData(plugin_name="hparams", content=content)
+    )
+    summary = Summary(value=[Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=data)])
+    with SummaryWriter(
+        logger_of(trainer).log_dir
+    ) as writer:  # Lightning closes its own when a run fails
+        writer.file_writer.add_summary(summary)
+
+
+def write_embedding(trainer: Trainer, module: VAE, data: ImageData) -> None:
+    """Posterior means with their images for the embedding projector."""
+    images, condition = data.inputs("test", slice(EMBEDDED_IMAGES))
+    with torch.no_grad():
+        means = module.eval().to(images.device).encoder(images, condition).mean
+    means = F.pad(
+        means, (0, max(0, 3 - module.latent_dim))
+    )  # the projector shows nothing of fewer than 3 dimensions
+    labels = data.labels["test"][:EMBEDDED_IMAGES].tolist()
+    logger_of(trainer).experiment.add_embedding(
+        means, labels, images, trainer.global_step, "posterior_means"
+    )
+
+
+def flatten(node: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Dotted key -> value of the values that may be compared, without classes and null."""
+    flat: dict[str, object] = {}
+    for key, value in node.items():
+        if key in UNCOMPARED_KEYS:
+            continue
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        elif isinstance(value, int | float | str | list) and not key.startswith("_"):
+            flat[prefix + key] = str(value) if isinstance(value, list) else value
+    return flat

@@ -1,0 +1,104 @@
+"""Lightning's Trainer for a configuration."""
+
+import inspect
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig
+
+from vae_lightning.checks.errors import ConfigError
+from vae_lightning.config.instantiate import instantiate
+from vae_lightning.training.assembly import plain
+
+OWN_TRAINER_KEYS = ("steps_per_execution", "compile", "threads")  # of cfg.trainer, not Lightning's
+
+
+def silence_notices() -> None:
+    """Silences messages of Lightning and PyTorch that do not apply, and undoes a slow setting."""
+    # Lightning sets it on import. Each step of Adam on a CPU then opens NVIDIA's library, which
+    # takes a tenth of the step.
+    os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # where CUDA's tools are installed but no GPU, PyTorch says so before it compiles for the CPU
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    # the module sums over ranks itself before it logs
+    warnings.filterwarnings("ignore", message="It is recommended to use `self.log.*sync_dist=True")
+    # a resumed epoch has the same order of batches and skips those that are done
+    warnings.filterwarnings(
+        "ignore", message="You're resuming from a checkpoint that ended before the epoch ended"
+    )
+    warnings.filterwarnings(
+        "ignore", message=".*`isinstance\\(treespec, LeafSpec\\)` is deprecated"
+    )
+
+
+def build_trainer(cfg: DictConfig, callbacks: Sequence[Callback], logger: Logger) -> Trainer:
+    """The Trainer of a run, with the configuration's callbacks before the given ones.
+
+    Raises ConfigError for an argument that the Trainer does not support and for a device that the
+    machine does not have.
+    """
+    own = {"logger": logger, "default_root_dir": logger.save_dir}
+    return make_trainer(cfg, trainer_arguments(cfg, callbacks) | own)
+
+
+def build_tester(cfg: DictConfig) -> Trainer:
+    """A Trainer that tests on one device and writes nothing; raises what build_trainer raises."""
+    one_device = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
+    return make_trainer(
+        cfg, trainer_arguments(cfg) | one_device | {"logger": False, "enable_checkpointing": False}
+    )
+
+
+def trainer_arguments(cfg: DictConfig, callbacks: Sequence[Callback] = ()) -> dict[str, object]:
+    """What the configuration says, and what this package decides."""
+    given = {key: value for key, value in plain(cfg.trainer).items() if key not in OWN_TRAINER_KEYS}
+    arguments = given | plain(cfg.accelerator)
+    if cfg.data.val_size == 0:
+        arguments["limit_val_batches"] = 0
+    return arguments | {
+        "num_sanity_val_steps": 0,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "use_distributed_sampler": False,  # the data module shards, without repeating images
+        "log_every_n_steps": 1,  # everything is logged at the end of an epoch, however short it is
+        "callbacks": [
+            *instantiate(plain(cfg.callbacks), "callbacks", cfg.trust).values(),
+            *callbacks,
+        ],
+    }
+
+
+def make_trainer(cfg: DictConfig, arguments: dict[str, object]) -> Trainer:
+    """The Trainer; what it or the machine refuses becomes ConfigError."""
+    try:
+        inspect.signature(Trainer).bind(**arguments)
+        check_device(cfg)
+        return Trainer(**arguments)  # pyright: ignore[reportArgumentType] - the values are checked by Trainer
+    except (TypeError, MisconfigurationException) as error:
+        raise ConfigError(f"trainer: {error}") from error
+
+
+def check_device(cfg: DictConfig) -> None:
+    """Raises ConfigError if this machine does not have the accelerator."""
+    kind, devices = cfg.accelerator.accelerator, cfg.trainer.devices
+    have = {"gpu": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if have.get(kind) == 0:
+        raise ConfigError(
+            f"accelerator.accelerator={kind}: must be auto, cpu or ddp_cpu, as this machine has no"
+            f" {kind}"
+        )
+    if kind in have and have[kind] < devices:
+        raise ConfigError(
+            f"trainer.devices={devices}: must be at most {have[kind]}, the number of {kind} devices"
+            " of this machine"
+        )
+    if cfg.trainer.precision == "16-mixed" and (kind == "cpu" or not (have["gpu"] or have["mps"])):
+        raise ConfigError("trainer.precision=16-mixed: must be 32 or bf16-mixed on a CPU")

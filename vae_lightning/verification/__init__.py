@@ -1,0 +1,1 @@
+"""Numerical verification of the identities that the package relies on, and of trained models."""
