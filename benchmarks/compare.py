@@ -1,8 +1,8 @@
 """Compare the metrics of two revisions bit for bit: ``python -m benchmarks.compare``.
 
 Each case trains a small model for one epoch on the digits of scikit-learn, with the code of a git
-revision and with the current files. The two rows of metrics.csv must be identical, except for the
-columns that are measured with a clock. The exit code is 1 if a case differs.
+revision and with a copy of the current files. The two tables metrics.csv must be identical, except
+for the columns that are measured with a clock. The exit code is 1 if a case differs.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from typing import NamedTuple
 import yaml
 
 from benchmarks import report
-from benchmarks.checkout import BEFORE_LAYOUT, CURRENT, environment, worktree
+from benchmarks.checkout import BEFORE_LAYOUT, Checkouts, checkouts, environment
 
 CLOCK_COLUMNS = ("seconds", "images_per_second")
 TIME_LIMIT = 600  # seconds per training, in case a process waits forever
@@ -227,15 +227,15 @@ def execute(checkout: Path, overrides: Iterable[str], folder: Path) -> str:
     return f"exit code {done.returncode}: {lines[-1]}" if done.returncode else ""
 
 
-def compare(old: Path, chosen: Sequence[Case]) -> list[tuple[str, str, str]]:
-    """Trains every case with both checkouts at the same time; returns (name, rows, verdict)."""
+def compare(versions: Checkouts, chosen: Sequence[Case]) -> list[tuple[str, str, str]]:
+    """Trains every case with both versions at the same time; returns (name, rows, verdict)."""
     results = []
     for case in chosen:
         with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(2) as pool:
             folder = Path(temporary)
             sides = [
                 pool.submit(train, checkout, case, folder / side)
-                for side, checkout in (("old", old), ("new", CURRENT))
+                for side, checkout in versions._asdict().items()
             ]
             before, after = (side.result() for side in sides)
         results.append((case.name, str(len(before.rows)), verdict(before, after)))
@@ -273,9 +273,9 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Compares, prints the table, and exits with code 1 if a case differs."""
     args = arguments()
-    chosen = [case for case in cases(CURRENT / "conf") if args.only in case.name]
-    with worktree(args.revision) as old:
-        results = compare(old, chosen)
+    with checkouts(args.revision) as versions:
+        chosen = [case for case in cases(versions.new / "conf") if args.only in case.name]
+        results = compare(versions, chosen)
     page = summary(args.revision, results)
     print(page)
     if args.output:

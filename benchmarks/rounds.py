@@ -1,9 +1,9 @@
 """Compare the speed of two revisions: ``python -m benchmarks.rounds --revision REV``.
 
-A git revision (old) and the current files (new) train on MNIST in turn, so that other load on the
-machine affects both. The program prints the ratio new / old of the seconds per epoch, with the
-plain and with the compiled step, and the duration of two short commands. VAE_LIGHTNING_DATA names
-the folder with MNIST.
+A git revision (old) and a copy of the current files (new) train on MNIST in turn, so that other
+load on the machine affects both. The program prints the ratio new / old of the seconds per epoch,
+with the plain and with the compiled step, and of the seconds of two short commands.
+VAE_LIGHTNING_DATA names the folder with MNIST.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import machine, report
-from benchmarks.checkout import BEFORE_LAYOUT, CURRENT, environment, worktree
+from benchmarks.checkout import BEFORE_LAYOUT, Checkouts, checkouts, environment
 from benchmarks.measure import interleaved, ratio
 from benchmarks.workload import Contender, Workload, ours
 
@@ -28,21 +28,22 @@ COMMANDS = {
 }
 
 
-def contenders(old: Path, overrides: Sequence[str]) -> dict[str, tuple[Contender, Contender]]:
+def contenders(versions: Checkouts, overrides: Sequence[str]) -> dict[str, list[Contender]]:
     """Returns the old and the new command for each kind of step."""
     return {
-        step: (
-            ours(f"old, {step}", choice, *overrides, checkout=old),
-            ours(f"new, {step}", choice, *overrides, checkout=CURRENT),
-        )
+        step: [
+            ours(f"{side}, {step}", choice, *overrides, checkout=checkout)
+            for side, checkout in versions._asdict().items()
+        ]
         for step, choice in STEPS.items()
     }
 
 
-def training(old: Path, workload: Workload, args: argparse.Namespace) -> list[tuple[str, ...]]:
+def training(versions: Checkouts, args: argparse.Namespace) -> list[tuple[str, ...]]:
     """Returns a row for each kind of step: seconds per epoch of old and new, and their ratio."""
-    pairs = contenders(old, args.overrides)
-    timings = interleaved([side for pair in pairs.values() for side in pair], workload, args.rounds)
+    pairs = contenders(versions, args.overrides)
+    sides = [side for pair in pairs.values() for side in pair]
+    timings = interleaved(sides, args.workload, args.rounds)
     rows = []
     for step, pair in pairs.items():
         before, after = (timings[side.name] for side in pair)
@@ -67,12 +68,12 @@ def seconds_of(checkout: Path, arguments: Sequence[str], expected: int) -> float
     return taken
 
 
-def commands(old: Path, rounds: int) -> list[tuple[str, ...]]:
+def commands(versions: Checkouts, rounds: int) -> list[tuple[str, ...]]:
     """Returns a row for each short command: seconds of old and new, and their ratio."""
     rows = []
     for name, (arguments, expected) in COMMANDS.items():
         pairs = [
-            [seconds_of(checkout, arguments, expected) for checkout in (old, CURRENT)]
+            [seconds_of(checkout, arguments, expected) for checkout in versions]
             for _ in range(rounds)
         ]
         before, after = (statistics.median(side) for side in zip(*pairs, strict=True))
@@ -118,8 +119,8 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Measures and prints the table."""
     args = arguments()
-    with worktree(args.revision) as old:
-        rows = [*training(old, args.workload, args), *commands(old, args.rounds)]
+    with checkouts(args.revision) as versions:
+        rows = [*training(versions, args), *commands(versions, args.rounds)]
     print(f"\n{machine.describe()}\n")
     print(report.table(("", f"old ({args.revision})", "new", "new / old"), rows))
 

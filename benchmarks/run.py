@@ -47,27 +47,13 @@ def arguments() -> argparse.Namespace:
         type=int,
         help="epochs per run, of which the first is not counted (default 6, quick 3)",
     )
-    parser.add_argument(
-        "--against",
-        nargs="+",
-        choices=CONTENDERS,
-        default=[*CONTENDERS],
-        help="contenders of the measurement speed (default: all)",
-    )
-    parser.add_argument(
-        "--sizes",
-        nargs="+",
-        choices=SIZES,
-        default=[*SIZES],
-        help="sizes of the measurement sizes (default: all)",
-    )
-    parser.add_argument(
-        "--growth",
-        nargs="+",
-        choices=GROWTH,
-        default=[*GROWTH],
-        help="quantities of the measurement scaling (default: all)",
-    )
+    for option, measurement, choices in (
+        ("--against", "speed", CONTENDERS),
+        ("--sizes", "sizes", SIZES),
+        ("--growth", "scaling", GROWTH),
+    ):
+        text = f"of {measurement} (default: all)"
+        parser.add_argument(option, nargs="+", choices=choices, default=[*choices], help=text)
     parser.add_argument(
         "--output",
         type=Path,

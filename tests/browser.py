@@ -1,4 +1,4 @@
-"""A real browser for the tests: what a page shows, what a hand does to it."""
+"""A real browser for the tests: reads what a page shows, and moves the mouse and types in it."""
 
 import base64
 import itertools
@@ -11,30 +11,31 @@ from pathlib import Path
 from typing import Any
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-# what see(node) says of each node of the page that it says anything of, inside web components and frames too
+# calls see(node) on every node, also inside web components and frames; returns its true values
 DEEP = """
     function deep(node, see) {
       if (["STYLE", "SCRIPT", "NOSCRIPT", "TEMPLATE"].includes(node.nodeName)) return [];
       const own = see(node);
       const frame = node.contentDocument?.body;
-      const children = [...(node.shadowRoot?.childNodes ?? []), ...(frame ? [frame] : []), ...node.childNodes];
+      const inner = [...(node.shadowRoot?.childNodes ?? []), ...(frame ? [frame] : [])];
+      const children = [...inner, ...node.childNodes];
       return [...(own ? [own] : []), ...children.flatMap((child) => deep(child, see))];
     }
 """
 
 
 def installed() -> str | None:
-    """The path of a browser of this machine."""
+    """The path of a browser on this machine, or None."""
     return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 class Browser:
-    """One page of a headless Chromium, spoken to in its DevTools protocol through a pair of pipes."""
+    """One page of a headless Chromium, which DevTools commands control through a pair of pipes."""
 
     def __init__(self, path: str, profile: Path) -> None:
         (commands, self.commands), (self.answers, answers) = os.pipe(), os.pipe()
 
-        def pipes() -> None:  # where --remote-debugging-pipe looks for them
+        def pipes() -> None:  # --remote-debugging-pipe uses the descriptors 3 and 4
             first, second = os.dup(commands), os.dup(answers)
             os.dup2(first, 3)
             os.dup2(second, 4)
@@ -98,20 +99,18 @@ class Browser:
     def open(self, url: str, ready: str = "!!document.body") -> None:
         """Goes to a page and waits until the expression ``ready`` holds in it."""
         self.events.clear()
-        self.call(
-            "Page.navigate", url="about:blank"
-        )  # another fragment of the same page would not be a new page
+        # without this, another fragment of the same page would not load the page again
+        self.call("Page.navigate", url="about:blank")
         self.call("Page.navigate", url=url)
         self.until(ready)
 
     def text(self) -> str:
-        """Everything that is written on the page, a line for each piece, hidden ones too."""
-        return self.js(
-            f"({DEEP})(document.body, (node) => node.nodeType === 3 ? node.data.trim() : '').join('\\n')"
-        )
+        """All text on the page, also hidden text, with a line for each text node."""
+        text_of = "(node) => node.nodeType === 3 ? node.data.trim() : ''"
+        return self.js(f"({DEEP})(document.body, {text_of}).join('\\n')")
 
     def wait_for(self, *texts: str) -> str:
-        """Waits until all of the texts are written on the page; returns everything that is."""
+        """Waits until all of the texts are on the page; returns all text on the page."""
         end = time.monotonic() + 30
         while missing := [text for text in texts if text not in (page := self.text())]:
             assert time.monotonic() < end, f"{missing} not on the page: {page[:3000]}"
@@ -119,7 +118,7 @@ class Browser:
         return page
 
     def picture(self, path: Path) -> None:
-        """Saves what is seen, for a person."""
+        """Saves a screenshot, for a person."""
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
 
     def mouse(self, kind: str, x: float, y: float, buttons: int = 0) -> None:
@@ -139,7 +138,7 @@ class Browser:
             self.call("Input.dispatchKeyEvent", type=kind, key=key)
 
     def troubles(self) -> list[str]:
-        """What was asked of a network, and errors."""
+        """The requests to a network, and the errors."""
         asked = [
             e["params"]["request"]["url"]
             for e in self.events

@@ -51,7 +51,7 @@ def mnist_root() -> Path:
 
 @pytest.fixture(scope="session")
 def train() -> Command:
-    """``train(*overrides, cwd=..., data=...)`` runs the command in a process; captures its output."""
+    """``train(*overrides, cwd=..., data=...)`` runs the command in a process."""
 
     def command(
         *overrides: str, cwd: Path, data: Path | None = None

@@ -103,7 +103,7 @@ def loss_of(model: VAE, x: Tensor, condition: Condition, step: int = 0) -> Tenso
 
 
 def write_idx(path: Path, values: Tensor) -> None:
-    """Writes an IDX file of bytes: magic number 0x08 and the number of dimensions, the sizes, the data."""
+    """Writes an IDX file of bytes: the magic number 0x08, the number of dimensions, sizes, data."""
     header = bytes([0, 0, 8, values.ndim]) + b"".join(
         size.to_bytes(4, "big") for size in values.shape
     )

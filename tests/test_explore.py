@@ -264,7 +264,7 @@ def test_the_page_is_whole_by_itself(page: Path) -> None:
     assert re.findall(r'href="([^"]*)"', text) == ["data:,"]
     assert "default-src 'none'" in text
     assert "[[" not in text.split('id="content"')[0]
-    assert "<title>digits, MLP 784-30-3, squared error</title>" in text
+    assert "<title>digits, mlp with 3 latents, squared error</title>" in text
 
 
 def test_strings_of_a_run_stay_strings(
@@ -305,7 +305,8 @@ class Undecided(nn.Module):
         ),
         (
             Undecided(),
-            r"decoder layer network \(test_explore\.Undecided\): torch\.fx cannot trace its forward",
+            r"decoder layer network \(test_explore\.Undecided\): torch\.fx cannot trace its "
+            r"forward",
         ),
         (nn.Sequential(nn.Linear(2, 16), nn.GELU("tanh")), r"decoder layer network\.1 .*GELU"),
         (

@@ -1,4 +1,4 @@
-"""Exported files give the module's numbers at any batch size; their card says what they are and how to load them."""
+"""Exported files give the model's numbers at any batch size; a card describes how to load them."""
 
 import itertools
 import re
@@ -16,6 +16,7 @@ from vae_lightning import export, load_run
 from vae_lightning.config import optional
 from vae_lightning.config.compose import choices, compose
 from vae_lightning.exporting import graphs
+from vae_lightning.networks import UNCONDITIONAL, Condition
 from vae_lightning.runs.run import Run
 from vae_lightning.storage import run_folder as runs
 from vae_lightning.storage.files import write_json
@@ -28,12 +29,12 @@ BATCH = 5  # neither traced nor compared by the command
 
 def stored(*overrides: str) -> Run:
     cfg = tiny(*overrides)
-    return Run(cfg, tiny_model(cfg)[0].eval(), "best", 3)
+    return Run(Path("run"), cfg, tiny_model(cfg)[0].eval(), "best", 3)
 
 
 def expected(vae: VAE, name: str, inputs: dict[str, Tensor]) -> Sequence[Tensor]:
     """The outputs, from the distributions of the module."""
-    condition = (inputs["label"],) if "label" in inputs else ()
+    condition = Condition(inputs["label"]) if "label" in inputs else UNCONDITIONAL
     with torch.no_grad():
         if name == "decoder":
             return (vae.decoder(inputs["z"][None], condition).mean[0],)
@@ -58,14 +59,15 @@ def assert_same(model: Run, form: str, folder: Path, names: Sequence[str]) -> No
         file = graphs.write_function(function, model, form, folder)
         assert 0 <= file.difference < 1e-5
         read = graphs.read_onnx if form == "onnx" else graphs.read_torch
-        inputs = {name: made[name] for name in file.says.partition(" ->")[0].split(", ")}
+        inputs = {name: made[name] for name in file.description.partition(" ->")[0].split(", ")}
         assert ("label" in inputs) == bool(model.module.classes)
         wanted = expected(model.module, function.name, inputs)
         for found, wants in zip(read(file.path)(inputs), wanted, strict=True):
             torch.testing.assert_close(found, wants, rtol=1e-5, atol=1e-5)
 
 
-# A posterior's functions hold no likelihood, and a likelihood's no posterior: each apart is every pair of them.
+# The functions of a posterior contain no likelihood and vice versa, so that each is tested alone.
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["onnx", "torch_export"])
 @pytest.mark.parametrize("conditional", ["false", "true"])
 @pytest.mark.parametrize("posterior", choices("posterior"))
@@ -77,6 +79,7 @@ def test_every_posterior_is_exported(
     assert_same(model, form, tmp_path, names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["onnx", "torch_export"])
 @pytest.mark.parametrize(
     ("conditional", "likelihood"), [(i % 2, name) for i, name in enumerate(choices("likelihood"))]
@@ -88,6 +91,7 @@ def test_every_likelihood_is_exported(
     assert_same(model, form, tmp_path, ("decoder",))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["1.5", "optimal", "per_pixel"])
 def test_every_scale_is_exported(kind: str, tmp_path: Path) -> None:
     assert_same(
@@ -98,6 +102,7 @@ def test_every_scale_is_exported(kind: str, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "conditional"), [("conv", "true"), ("resnet", "false"), ("linear", "true")]
 )
@@ -169,6 +174,7 @@ def command(*overrides: str, monkeypatch: pytest.MonkeyPatch) -> int:
     return 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 def test_the_command_writes_files_and_a_card(
     form: str, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -190,7 +196,7 @@ def test_the_command_writes_files_and_a_card(
         "- encoder MLPEncoder, decoder MLP",
         "latent dimensions 2, parameters",
         "squared error",
-        "told the label: yes, 0 to 9",
+        "conditional: yes, 10 classes",
         "of best.ckpt, optimizer step 7",
         "| test/neg_elbo | 29.6612 |",
         "| nll (evaluate, 50 samples) | 471.2500 |",
@@ -218,11 +224,12 @@ def test_the_last_checkpoint_goes_elsewhere_and_has_no_numbers_of_the_best(
     assert command(*arguments, monkeypatch=monkeypatch) == 0
     card = (tmp_path / "new" / "folder" / "model_card_safetensors.md").read_text()
     assert "weights of last.ckpt, optimizer step 9" in card
-    assert "None were recorded of last.ckpt" in card
+    assert "None were recorded for last.ckpt" in card
     assert "29.66" not in card
     assert load_run(tmp_path / "new" / "folder" / "model.safetensors").step == 9
 
 
+@pytest.mark.slow
 def test_the_card_says_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_run(tmp_path / "run", "posterior=flow", "prior=mixture")
     assert command(f"run={folder}", "format=torch_export", monkeypatch=monkeypatch) == 0
@@ -232,9 +239,10 @@ def test_the_card_says_what_is_not_there(tmp_path: Path, monkeypatch: pytest.Mon
     ]
     card = (folder / "export" / "model_card_torch_export.md").read_text()
     assert "There is no encoder: mean and std of a flow have no closed form" in card
-    assert "the prior, which is not N(0, I)" in card
+    assert "The prior is not N(0, I)" in card
 
 
+@pytest.mark.slow
 def test_a_file_that_differs_is_removed_and_there_is_no_card(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -261,7 +269,8 @@ def test_missing_packages_are_named_with_the_pip_command(
     for form, packages in (("onnx", "onnxscript onnxruntime"), ("safetensors", "safetensors")):
         assert command(f"run={run}", f"format={form}", monkeypatch=monkeypatch) == 2
         expected = (
-            f"error: format={form}: needs packages that are not there: pip install {packages}\n"
+            f"error: format={form}: requires packages that are not installed: "
+            f"pip install {packages}\n"
         )
         assert capsys.readouterr().err == expected
     with pytest.raises(ValueError, match=r"pip install safetensors$"):
@@ -306,7 +315,7 @@ def test_a_damaged_run_or_file_is_one_line(
     (folder / "evaluation.json").unlink()
     (folder / runs.BEST).write_bytes(b"PK")
     assert command(f"run={folder}", monkeypatch=monkeypatch) == 2
-    assert "best.ckpt is damaged; the other one is checkpoint=last" in capsys.readouterr().err
+    assert "best.ckpt is damaged; try checkpoint=last" in capsys.readouterr().err
     assert (
         command(f"run={folder}", "checkpoint=last", "format=safetensors", monkeypatch=monkeypatch)
         == 0
@@ -318,7 +327,7 @@ def test_a_damaged_run_or_file_is_one_line(
         ValueError, match=r"model.safetensors: is damaged \(.*export run=RUN format=safetensors"
     ):
         load_run(file)
-    with pytest.raises(ValueError, match=r"must be a run folder, or a .safetensors file"):
+    with pytest.raises(ValueError, match=r"must be a run folder or a .safetensors file"):
         load_run(tmp_path / "none.safetensors")
     file.write_bytes(
         content.replace(b"distributions.StandardNormalPrior", b"distributionz.StandardNormalPrior")
@@ -327,6 +336,7 @@ def test_a_damaged_run_or_file_is_one_line(
         load_run(file)
 
 
+@pytest.mark.slow
 def test_graphs_of_torch_need_no_package_of_this_project(tmp_path: Path) -> None:
     assert_same(stored("posterior=flow"), "torch_export", tmp_path, ("sampler",))
     code = (
@@ -340,14 +350,9 @@ def test_graphs_of_torch_need_no_package_of_this_project(tmp_path: Path) -> None
     assert result.stdout.strip() == "(3, 2) False set()", result.stderr
 
 
-def test_the_command_and_the_package_import_nothing_heavy() -> None:
-    code = (
-        "import sys, vae_lightning.export, vae_lightning;"
-        "print(*{'torch', 'lightning', 'numpy', 'onnx', 'onnxruntime', 'safetensors'} & set(sys.modules))"
-    )
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        == ""
-    )
+@pytest.mark.slow
+def test_the_command_and_the_package_import_no_heavy_packages() -> None:
+    heavy = "{'torch', 'lightning', 'numpy', 'onnx', 'onnxruntime', 'safetensors'}"
+    code = f"import sys, vae_lightning.export, vae_lightning; print(*{heavy} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (result.returncode, result.stdout.strip()) == (0, ""), result.stderr

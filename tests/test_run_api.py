@@ -170,7 +170,7 @@ def test_pixels_outside_the_support_have_no_log_prob() -> None:
         (lambda run: run.decode(torch.zeros(2, 3)), r"^z: must have shape \(N, 2\), got \(2, 3\)$"),
         (
             lambda run: run.sample(2, label=1),
-            "^label: must be left out, as this model is not conditional$",
+            "^label: must be omitted, because this model is not conditional$",
         ),
     ],
 )
@@ -192,7 +192,7 @@ def test_a_conditional_model_takes_labels() -> None:
     assert run.log_prob(x, 10, label=labels).isfinite().all()
     allowed = "an integer from 0 to 9, or 6 of them"
     for wrong, message in (
-        (None, f"^label: must be given, {allowed}, as this model is conditional$"),
+        (None, f"^label: must be {allowed}, because this model is conditional$"),
         (10, f"^label: must be {allowed}, got 10 to 10$"),
         (-1, f"^label: must be {allowed}, got -1"),
         (torch.arange(5), f"^label: must be {allowed}, got torch.int64 of shape"),
@@ -241,16 +241,16 @@ def damage(run: Path, name: str) -> None:
         ("none", "must be a run folder"),
         (
             "no checkpoint",
-            r"has no checkpoint yet \(interrupted\); resume=.* goes on with its training",
+            r"has no checkpoint yet \(interrupted\); resume=.* continues its training",
         ),
-        ("checkpoint cut", "best.ckpt is damaged; the other one is checkpoint=last"),
+        ("checkpoint cut", "best.ckpt is damaged; try checkpoint=last"),
         ("other checkpoint", "best.ckpt is not a checkpoint of this package"),
         ("config cut", ".hydra is damaged"),
         ("no overrides", ".hydra is damaged"),
         ("key gone", r"version 0.* wrote it, and 0.* cannot build it"),
         ("other class", "_target_=os.system: must be in .*trust=true"),
         ("class gone", r"cannot build it \(.*no such class"),
-        ("other width", "its weights do not fit its configuration; take version 0"),
+        ("other width", "its weights do not fit its configuration; use version 0"),
         ("status cut", "status.json is damaged"),
     ],
 )
@@ -275,4 +275,4 @@ def test_an_unfinished_run_loads_with_a_warning(
     assert not caplog.records
     runs.write_status(run, "interrupted")
     assert load_run(run).step > 0
-    assert "is not finished (interrupted); these are the weights of its step" in caplog.text
+    assert "is not finished (interrupted); the weights are those of step 8" in caplog.text

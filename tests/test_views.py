@@ -98,7 +98,8 @@ def test_samples_are_those_of_the_seed_and_a_conditional_model_draws_a_class_a_c
     )
     sevens = viewer("model.conditional=true", label=7)
     torch.testing.assert_close(
-        sevens.decode(z, labels), shown.module.decoder(z[None], Condition(torch.full((100,), 7))).mean[0]
+        sevens.decode(z, labels),
+        shown.module.decoder(z[None], Condition(torch.full((100,), 7))).mean[0],
     )
     assert sevens.samples().tobytes() != shown.samples().tobytes()
 

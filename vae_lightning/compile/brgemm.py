@@ -52,9 +52,10 @@ class Matmul(CppTemplate):
         """The kernel for matrices of these shapes and strides."""
         a, b = self.input_nodes
         (m, k), (_, n) = a.get_size(), b.get_size()
-        layouts = layout_of(a), layout_of(b)
-        assert layouts[0] is not None and layouts[1] is not None  # see readable
-        (a_turned, a_step), (b_turned, b_step) = layouts
+        a_layout, b_layout = layout_of(a), layout_of(b)
+        assert a_layout is not None  # see readable
+        assert b_layout is not None
+        (a_turned, a_step), (b_turned, b_step) = a_layout, b_layout
         numbers = ", ".join(map(str, (m, n, k, a_step, b_step, int(a_turned), int(b_turned))))
         call = self._template_from_string(CALL)
         c = arguments.get("template_buffer_node") or self.output_node

@@ -60,7 +60,7 @@ def steps_per_execution(cfg: DictConfig, trainer: Trainer) -> int:
     """Optimizer steps in one call by Lightning; 1 if something needs every step."""
     needs_every_step = any(
         getattr(type(callback), hook) is not getattr(Callback, hook)
-        for callback in trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue] - Lightning adds it later
+        for callback in trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue] - Lightning sets it without declaring it
         for hook in STEP_HOOKS
         if not is_within(type(callback).__module__, ("vae_lightning",))
     )

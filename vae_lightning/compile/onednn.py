@@ -32,7 +32,7 @@ def keeps_float32() -> bool:
 @contextmanager
 def products() -> Iterator[None]:
     """A context in which oneDNN multiplies float32 matrices on a CPU, if it keeps float32."""
-    setting = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue] - PyTorch adds it at run time
+    setting = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue] - PyTorch defines it at run time
     before = setting.fp32_precision
     try:
         setting.fp32_precision = "bf16"

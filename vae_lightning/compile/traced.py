@@ -38,7 +38,7 @@ class TracedAnnealing(Annealing):
     def __init__(self, annealing: Annealing) -> None:
         self.annealing = annealing
 
-    def __call__(self, step: int | TracedStep) -> float | Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] - traced
+    def __call__(self, step: int | TracedStep) -> float | Tensor:  # pyright: ignore[reportIncompatibleMethodOverride] - in a graph, the factor is a tensor
         """The factor at this optimizer step."""
         return step.factor if isinstance(step, TracedStep) else self.annealing(step)
 

@@ -55,7 +55,7 @@ def explain(error: Exception, name: str) -> str:
 
 
 def known_keys(node: object, prefix: str = "") -> list[str]:
-    """Returns all keys of a nested configuration, in dotted form; a value that is no dict has none."""
+    """Returns all keys of a nested configuration, in dotted form; a plain value has none."""
     keys = []
     for name, value in node.items() if isinstance(node, dict) else ():
         keys += [prefix + name, *known_keys(value, f"{prefix}{name}.")]

@@ -4,6 +4,7 @@ Writes config/option_table.py, which commands read without importing PyTorch, an
 A test compares both files with what this module collects.
 """
 
+import argparse
 import importlib
 import subprocess
 import sys
@@ -131,6 +132,11 @@ def row(key: str, default: object, option: Option) -> str:
 
 def main() -> None:
     """Writes both files."""
+    argparse.ArgumentParser(
+        prog="python -m vae_lightning.config.describe",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
     write_text(TABLE_FILE, table_source())
     subprocess.run([sys.executable, "-m", "ruff", "format", "--quiet", TABLE_FILE], check=True)
     write_text(DOCS_FILE, options_page())

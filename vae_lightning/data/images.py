@@ -28,7 +28,7 @@ class Batch(NamedTuple):
 
     x: Tensor  # (B, C, H, W), float32 in [0, 1]
     # positions of the images in their split, (B,)
-    index: Tensor  # pyright: ignore[reportIncompatibleMethodOverride] - hides tuple.index
+    index: Tensor  # pyright: ignore[reportIncompatibleMethodOverride] - hides tuple.index, which is not used
     # (images of the global batch) / (processes). A sum over x divided by the share is a mean; its
     # average over the processes is the mean over the global batch.
     share: float
@@ -244,7 +244,7 @@ class ImageData(LightningDataModule):
 
         The random stream depends on the seed of the run, the rank, the epoch and the batch.
         """
-        rank = self.trainer.global_rank  # pyright: ignore[reportOptionalMemberAccess] - in use
+        rank = self.trainer.global_rank  # pyright: ignore[reportOptionalMemberAccess] - Lightning sets the trainer before it trains
         stream = ("pixels", rank, epoch, number)
         return torch.bernoulli(x, generator=rng.generator(x.device, self.seed, *stream))
 
@@ -260,7 +260,7 @@ class ImageData(LightningDataModule):
             self.shuffled,
             self.sample_pixels if self.binarization == "dynamic" else keep_pixels,
             lambda: (
-                loop.epoch_progress.current.processed,  # pyright: ignore[reportAttributeAccessIssue] - a _ProcessedTracker
+                loop.epoch_progress.current.processed,  # pyright: ignore[reportAttributeAccessIssue] - it is a _ProcessedTracker, a subclass of the declared type
                 loop.epoch_loop.batch_progress.current.ready * group,
             ),
             self.condition("train"),

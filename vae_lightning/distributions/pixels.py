@@ -8,10 +8,13 @@ Shapes: K samples, B images, C H W of an image, D = C * H * W pixels.
 
 import math
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+Nats = TypeVar("Nats", Tensor, float)
 
 
 def per_image(pixels: Tensor) -> Tensor:
@@ -19,7 +22,7 @@ def per_image(pixels: Tensor) -> Tensor:
     return pixels.sum((2, 3, 4))
 
 
-def bits_per_dim(nats: Tensor | float, pixels: int) -> Tensor | float:
+def bits_per_dim(nats: Nats, pixels: int) -> Nats:
     """Converts a negative log probability of an image to bits per dimension: nats / (D log 2)."""
     return nats / (pixels * math.log(2))
 

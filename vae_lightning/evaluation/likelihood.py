@@ -82,7 +82,7 @@ def log_likelihood(
     samples: int,
     condition: Condition = UNCONDITIONAL,
     rows: int = DECODED_AT_ONCE,
-    done: Callable[[int], None] = lambda _: None,
+    done: Callable[[int], object] = lambda _: None,
     graph: graphs.Graph | None = None,
 ) -> Tensor:
     """Estimates log p(x) of images x (B, C, H, W) in nats: (B,), float64.
@@ -129,7 +129,11 @@ def log_likelihood(
 
 
 def log_likelihoods(
-    module: VAE, data: ImageData, samples: int, done: Callable[[int], None], compiles: bool = False
+    module: VAE,
+    data: ImageData,
+    samples: int,
+    done: Callable[[int], object],
+    compiles: bool = False,
 ) -> Tensor:
     """Estimates log p(x) of all N test images in nats: (N,), float64.
 

@@ -15,7 +15,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from vae_lightning.checks.errors import ConfigError
+from vae_lightning.data.images import image_data
 from vae_lightning.distributions import kl_to_standard_normal
+from vae_lightning.training.module import VAE
 
 SQUARED_ERROR_VARIANCE = 0.5  # sigma^2 for which the default loss is -ELBO + constant
 
@@ -94,7 +96,7 @@ def active_units(model: LinearVAE, images: Tensor) -> float:
     return float(((model.encoder @ covariance * model.encoder).sum(1) > 0.01).sum())
 
 
-def parameters_of(module: LightningModule) -> LinearVAE:
+def parameters_of(module: VAE) -> LinearVAE:
     """Returns the parameters of a module of ``experiment=ppca``, in float64.
 
     Raises ConfigError if the module is not the linear VAE described at the top of this file.
@@ -131,11 +133,13 @@ class ExactOptimum(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Raises ConfigError before training if the module is not the linear VAE."""
+        assert isinstance(pl_module, VAE)
         parameters_of(pl_module)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs loss, recon, KL and active units of the optimum and of the trained model."""
-        images = trainer.datamodule.images
+        assert isinstance(pl_module, VAE)
+        images = image_data(trainer).images
         trained = parameters_of(pl_module)
         beta = pl_module.objective.beta_at(0)
         exact = optimum(images["train"], pl_module.latent_dim, beta)

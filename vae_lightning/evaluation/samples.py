@@ -59,7 +59,8 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     """Returns the squared Frechet distance of two sets of features, (N, F) and (M, F).
 
     It is the distance of the normal distributions with the means and covariances of the two sets:
-    |m1 - m2|^2 + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2). Heusel et al. 2017, https://arxiv.org/abs/1706.08500.
+    |m1 - m2|^2 + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2). Heusel et al. 2017,
+    https://arxiv.org/abs/1706.08500.
     """
     mean1, mean2 = first.mean(0), second.mean(0)
     cov1, cov2 = first.T.cov(), second.T.cov()
@@ -111,10 +112,11 @@ def reconstruction_error(x: Tensor, decoded: Tensor) -> dict[str, float]:
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     mse = float((x - decoded).square().mean())
-    ssim = [
-        structural_similarity_index_measure(a, b, data_range=1.0, reduction="none")
-        for a, b in zip(decoded.split(1000), x.split(1000), strict=True)
-    ]
+    ssim: list[Tensor] = []
+    for a, b in zip(decoded.split(1000), x.split(1000), strict=True):
+        values = structural_similarity_index_measure(a, b, data_range=1.0, reduction="none")
+        assert isinstance(values, Tensor)  # it is a tuple only if full images are requested
+        ssim.append(values)
     return {
         "mse": mse,
         "psnr": -10 * float(torch.tensor(mse, dtype=torch.float64).log10()),

@@ -186,8 +186,8 @@ def write_graph(function: Function, inputs: dict[str, Tensor], form: str, path: 
         exported = torch.onnx.export(
             program, dynamo=True, verbose=False, output_names=function.outputs
         )
-    name_batch_axis(exported)
     assert exported is not None  # it is None only without dynamo
+    name_batch_axis(exported)
     with atomic_write(path) as temporary:
         exported.save(temporary)
 

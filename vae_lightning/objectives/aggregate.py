@@ -91,7 +91,7 @@ class TC(Objective):
         if self.size is None:
             self.size = int(self.dataset_size)
         posterior = terms.posterior
-        tc = total_correlation(posterior, terms.z, self.size)  # pyright: ignore[reportArgumentType] - see check
+        tc = total_correlation(posterior, terms.z, self.size)  # pyright: ignore[reportArgumentType] - TC.check refuses a Flow
         return elbo(terms) + (self.beta_at(step) - 1) * tc
 
 

@@ -43,7 +43,7 @@ def free_bits_bound(terms: Terms, free_bits: float, beta: float = 1.0) -> Tensor
     driven to collapse to the prior. It requires a diagonal normal posterior and the prior N(0, I).
     Kingma et al. 2016, section C.8, https://arxiv.org/abs/1606.04934.
     """
-    mean, std = terms.posterior.mean, terms.posterior.std  # pyright: ignore[reportAttributeAccessIssue] - diagonal
+    mean, std = terms.posterior.mean, terms.posterior.std  # pyright: ignore[reportAttributeAccessIssue] - FreeBits.check requires a DiagonalNormal
     per_dim = kl_to_standard_normal(mean.unsqueeze(-1), std.unsqueeze(-1)).mean(0)  # (L,)
     return terms.recon.mean(0) + beta * per_dim.clamp(min=free_bits).sum()
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue] - made at run time
+from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue] - protobuf defines it at run time
 from torch import Tensor
 
 from vae_lightning.checks.ranges import Integer, Number, Option
@@ -75,7 +75,7 @@ class Gallery(Callback):
         images, _ = data.inputs("test", slice(self.images))
         epoch = trainer.current_epoch + 1
         reached = progress(trainer.callback_metrics, epoch)
-        subtitle = f"{describe(data.name, pl_module)}, {reached}"
+        subtitle = f"{describe(str(data.name), pl_module)}, {reached}"
         viewer = Viewer(pl_module, images, data.labels["test"][: self.images], subtitle)
         pl_module.eval()
         with torch.no_grad():

@@ -74,6 +74,13 @@ def read_json(path: Path) -> dict[str, object]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
+def number(content: Mapping[str, object], name: str) -> float:
+    """Returns the number that a JSON object holds under a name."""
+    value = content[name]
+    assert isinstance(value, int | float)
+    return value
+
+
 def link(source: Path, target: Path) -> None:
     """Makes ``target`` a hard link to ``source`` atomically; copies if links are unsupported."""
     with atomic_write(target) as temporary:

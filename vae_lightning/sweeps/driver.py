@@ -19,10 +19,10 @@ from vae_lightning.cli.arguments import hydra_main
 from vae_lightning.cli.command import REFUSAL_VARIABLE
 from vae_lightning.config import options
 from vae_lightning.config.compose import COMPOSITION_ERRORS, compose, search_path
-from vae_lightning.storage.files import read_json, write_csv, write_text
+from vae_lightning.storage.files import number, read_json, write_csv, write_text
 from vae_lightning.storage.run_folder import new_folder, read_status, write_status
 from vae_lightning.sweeps.names import slug
-from vae_lightning.sweeps.tables import collect, number, table
+from vae_lightning.sweeps.tables import collect, table
 
 SCORES = ("val/neg_elbo", "train/neg_elbo")  # the sweeper minimizes the first one that a run has
 

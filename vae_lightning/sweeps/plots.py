@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vae_lightning.plots.palette import MAIN, PALE
-from vae_lightning.storage.files import atomic_write
-from vae_lightning.sweeps.tables import OTHER_COLUMNS, Row, number
+from vae_lightning.storage.files import atomic_write, number
+from vae_lightning.sweeps.tables import OTHER_COLUMNS, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

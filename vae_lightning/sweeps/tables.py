@@ -1,7 +1,7 @@
 """Tables of the jobs of a sweep."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -37,13 +37,6 @@ def collect(sweep: Path) -> list[Row]:
             values | {"state": state["state"]} | scores | {"folder": status.parent.name} | reason
         )
     return rows
-
-
-def number(row: Mapping[str, object], name: str) -> float:
-    """The value of a column that holds numbers."""
-    value = row[name]
-    assert isinstance(value, int | float)
-    return value
 
 
 def table(rows: Sequence[Row], sweep: Path) -> str:

@@ -4,13 +4,15 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
+from vae_lightning.storage.files import number
+
 Metrics = Mapping[str, object]
 TERMS = ("recon", "kl", "neg_elbo")
 LINEAR_ROWS = ("train_recon", "train_kl", "train_loss", "test_recon", "test_kl", "test_loss")
 
 
 def final_table(
-    metrics: Metrics, data: str, latent_dim: int, run: Path, alarm: str | None = None
+    metrics: Metrics, data: str, latent_dim: int, run: Path, alarm: object = None
 ) -> str:
     """The final table as text.
 
@@ -55,7 +57,7 @@ def linear_model(metrics: Metrics) -> list[str]:
     """The terms of a linear model beside those of its exact optimum."""
     lines = [f"{'linear model':<14}{'optimum':>12}{'trained':>12}{'difference':>12}"]
     for name in LINEAR_ROWS:
-        exact, trained = (float(metrics[f"{kind}/{name}"]) for kind in ("ppca", "closed_form"))
+        exact, trained = (number(metrics, f"{kind}/{name}") for kind in ("ppca", "closed_form"))
         label = name.replace("_", " ").replace("kl", "KL")
         lines.append(f"{label:<14}{exact:>12.4f}{trained:>12.4f}{trained - exact:>12.4f}")
     active = [f"{metrics[f'{kind}/active_units']:.0f}" for kind in ("ppca", "closed_form")]

@@ -111,8 +111,8 @@ class VAE(LightningModule):
     def training_step(self, batch: Batch | Iterator[Batch]) -> Tensor | None:
         """The loss of a batch, which Lightning optimizes; on the fast path the steps themselves."""
         if self.fast_step is None:
-            return self.loss(batch, self.global_step)  # pyright: ignore[reportArgumentType] - see use_fast_path
-        return self.take_steps(batch, self.fast_step)  # pyright: ignore[reportArgumentType] - see use_fast_path
+            return self.loss(batch, self.global_step)  # pyright: ignore[reportArgumentType] - batches are not grouped
+        return self.take_steps(batch, self.fast_step)  # pyright: ignore[reportArgumentType] - batches are grouped
 
     def loss(self, batch: Batch, step: int) -> Tensor:
         """The mean loss of the batch, (): with several processes, its mean over them is that."""

@@ -80,9 +80,7 @@ def begin_hparams(cfg: DictConfig, trainer: Trainer) -> None:
     scores = {
         f"{split}/{term}": 0.0 for split in splits for term in ("neg_elbo", "recon", "kl", "loss")
     }
-    experiment, session, _ = hparams(
-        flatten(to_dict(without_hydra(cfg))), scores
-    )
+    experiment, session, _ = hparams(flatten(to_dict(without_hydra(cfg))), scores)
     for summary in (experiment, session):
         logger_of(trainer).experiment.file_writer.add_summary(summary)
 
@@ -90,12 +88,12 @@ def begin_hparams(cfg: DictConfig, trainer: Trainer) -> None:
 @rank_zero_only
 def end_hparams(trainer: Trainer, status: str) -> None:
     """Records in TensorBoard how the run ended: SUCCESS or FAILURE."""
-    from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata  # pyright: ignore[reportAttributeAccessIssue] - made at run time
+    from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata  # pyright: ignore[reportAttributeAccessIssue] - protobuf defines them at run time
     from tensorboard.plugins.hparams import api_pb2, metadata
-    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo  # pyright: ignore[reportAttributeAccessIssue] - made at run time
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo  # pyright: ignore[reportAttributeAccessIssue] - protobuf defines them at run time
     from torch.utils.tensorboard import SummaryWriter
 
-    number = api_pb2.Status.Value(f"STATUS_{status}")  # pyright: ignore[reportAttributeAccessIssue] - made at run time
+    number = api_pb2.Status.Value(f"STATUS_{status}")  # pyright: ignore[reportAttributeAccessIssue] - protobuf defines it at run time
     end = SessionEndInfo(status=number)
     content = HParamsPluginData(
         session_end_info=end, version=metadata.PLUGIN_DATA_VERSION
@@ -104,9 +102,9 @@ def end_hparams(trainer: Trainer, status: str) -> None:
         plugin_data=SummaryMetadata.PluginData(plugin_name="hparams", content=content)
     )
     summary = Summary(value=[Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=data)])
-    with SummaryWriter(
-        logger_of(trainer).log_dir
-    ) as writer:  # Lightning closes its own when a run fails
+    # Lightning closes its own writer when a run fails
+    with SummaryWriter(logger_of(trainer).log_dir) as writer:
+        assert writer.file_writer is not None
         writer.file_writer.add_summary(summary)
 
 

@@ -35,7 +35,8 @@ class Recorder(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, object]) -> None:
         """The table of the run that goes on."""
         rows, elapsed = state_dict["rows"], state_dict["elapsed"]
-        assert isinstance(rows, list) and isinstance(elapsed, float)
+        assert isinstance(rows, list)
+        assert isinstance(elapsed, float)
         self.rows, self.elapsed = rows, elapsed
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -58,7 +59,8 @@ class Recorder(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Adds the row and saves."""
-        assert isinstance(pl_module, VAE) and trainer.logger is not None
+        assert isinstance(pl_module, VAE)
+        assert trainer.logger is not None
         now = time.perf_counter()
         trained = self.trained if self.trained > self.started else now
         row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step}

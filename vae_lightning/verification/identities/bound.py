@@ -3,6 +3,8 @@
 Kingma & Welling 2014, https://arxiv.org/abs/1312.6114.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch.distributions import kl_divergence
 
@@ -19,11 +21,18 @@ from vae_lightning.verification.quadrature import Grid
 IMAGES, LATENTS = 20, 2
 
 
-def some_posteriors() -> dict[str, DiagonalNormal | FullNormal]:
+class Posteriors(NamedTuple):
+    """A posterior of each kind."""
+
+    diagonal: DiagonalNormal
+    full: FullNormal
+
+
+def some_posteriors() -> Posteriors:
     """Returns normals far from the posteriors of the images, with diagonal and full covariance."""
     mean, std = normal("q mean", IMAGES, LATENTS), 0.3 + normal("q std", IMAGES, LATENTS).abs() / 2
     scale_tril = torch.diag_embed(std) + normal("q lower", IMAGES, LATENTS, LATENTS).tril(-1)
-    return {"diagonal": DiagonalNormal(mean, std), "full": FullNormal(mean, scale_tril)}
+    return Posteriors(DiagonalNormal(mean, std), FullNormal(mean, scale_tril))
 
 
 def bound() -> list[Row]:
@@ -35,8 +44,8 @@ def bound() -> list[Row]:
         return -elbo(model.terms(q, noise)).detach() - model.log_normalizer
 
     rows = []
-    for name, q in some_posteriors().items():
-        scale_tril = q.scale_tril if name == "full" else torch.diag_embed(q.std)
+    for name, q in zip(Posteriors._fields, some_posteriors(), strict=True):
+        scale_tril = q.scale_tril if isinstance(q, FullNormal) else torch.diag_embed(q.std)
         gap = kl_divergence(as_multivariate(q.mean, scale_tril), model.posterior)
         rows.append(
             equality(

@@ -38,7 +38,7 @@ def matrix_formula(mean0: Tensor, cov0: Tensor, mean1: Tensor, cov1: Tensor) -> 
 
 def divergences() -> list[Row]:
     """Checks every closed form, and the Monte Carlo estimate that is used without one."""
-    diagonal, full = some_posteriors().values()
+    diagonal, full = some_posteriors()
     other = DiagonalNormal(
         normal("p mean", IMAGES, LATENTS), 0.3 + normal("p std", IMAGES, LATENTS).abs() / 2
     )
@@ -90,7 +90,8 @@ def by_quadrature() -> list[Row]:
 
     The KL divergence to a mixture has no closed form, so Terms.kl is a Monte Carlo estimate.
     """
-    diagonal, full = (q.take(torch.arange(3)) for q in some_posteriors().values())
+    diagonal, full = some_posteriors()
+    diagonal, full = diagonal.take(torch.arange(3)), full.take(torch.arange(3))
     grid = Grid.cube(16, LATENTS, 601)
     z = grid.points.unsqueeze(1)
     standard = StandardNormal(LATENTS)

@@ -47,12 +47,13 @@ def equality(
 
     The row shows the element at which the difference divided by the tolerance is largest.
     """
-    left, right, tolerance = torch.broadcast_tensors(
+    values = torch.broadcast_tensors(
         left.double(), *(torch.as_tensor(side, dtype=torch.float64) for side in (right, tolerance))
     )
-    differences = ((left - right).abs() / tolerance).nan_to_num(nan=math.inf).flatten()
-    index = int(differences.argmax())
-    return Row(statement, *(float(side.flatten()[index]) for side in (left, right, tolerance)))
+    errors = (values[0] - values[1]).abs() / values[2]
+    index = int(errors.nan_to_num(nan=math.inf).flatten().argmax())
+    one, other, allowed = (float(value.flatten()[index]) for value in values)
+    return Row(statement, one, other, allowed)
 
 
 def monte_carlo(statement: str, draws: Tensor, right: Tensor | float) -> Row:

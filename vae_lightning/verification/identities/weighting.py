@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from vae_lightning.distributions import DiagonalNormal
 from vae_lightning.objectives import Terms, elbo, iwae
 from vae_lightning.verification.identities.one_latent import OneLatent
 from vae_lightning.verification.identities.row import (
@@ -67,15 +68,16 @@ def by_sampling(case: OneLatent) -> list[Row]:
     with torch.no_grad():
         terms = case.terms(case.q, noise)
 
+    posterior = terms.posterior
+    assert isinstance(posterior, DiagonalNormal)
+
     def estimates(samples: int) -> Tensor:
         """Returns the mean estimate over groups of k = ``samples`` samples: (REPLICATES,)."""
         groups = SAMPLES // samples
         grouped = Terms(
             terms.recon.unflatten(0, (samples, groups)).flatten(1),
             terms.z.unflatten(0, (samples, groups)).flatten(1, 2),
-            type(terms.posterior)(
-                *(part.repeat(groups, 1) for part in (terms.posterior.mean, terms.posterior.std))
-            ),
+            DiagonalNormal(posterior.mean.repeat(groups, 1), posterior.std.repeat(groups, 1)),
             terms.prior,
         )
         return (-iwae(grouped) - case.model.log_normalizer).unflatten(0, (groups, -1)).mean(0)
@@ -109,8 +111,9 @@ def convergence(case: OneLatent, estimates: Tensor) -> Row:
     Domke & Sheldon 2018, https://arxiv.org/abs/1808.09034.
     """
     gap = case.log_p - estimates
-    grid = Grid.over(*(case.exact[:1] + sign * 12 * case.exact[1] for sign in (-1, 1)), 2001)
-    q = torch.distributions.Normal(*case.q)
+    low, high = (case.exact[:1] + sign * 12 * case.exact[1] for sign in (-1, 1))
+    grid = Grid.over(low, high, 2001)
+    q = torch.distributions.Normal(case.q[0], case.q[1])
     squared = 2 * case.posterior.log_prob(grid.points[:, 0]) - q.log_prob(grid.points[:, 0])
     chi_squared = grid.integral(squared.exp()) - 1
     return monte_carlo(
