@@ -1,7 +1,7 @@
-"""Makes docs/results.md: ``python docs/results.py run`` trains and evaluates what is not there yet, ``write`` writes.
+"""Makes docs/results.md: ``python docs/results.py run`` trains and evaluates; ``write`` writes.
 
-Every number comes from a run's own metrics.json or evaluation.json under outputs/results/; nothing is typed in by hand
-but the figures of other people, which stand beside their source.
+``run`` leaves out jobs that have a result. Every number comes from metrics.json or evaluation.json
+of a run under outputs/results/. Only the published figures are typed in, with their sources.
 """
 
 import json
@@ -19,7 +19,7 @@ PAGE = ROOT / "docs" / "results.md"
 
 
 class Job(NamedTuple):
-    """One training command and the number of importance samples of its evaluation (0: not evaluated)."""
+    """One training command, and the importance samples of its evaluation (0: none)."""
 
     name: str
     overrides: str
@@ -64,7 +64,7 @@ JOBS = [*BURDA, *LINEAR, *MLP, *PRIORS, *DENSITIES]
 
 
 def run() -> None:
-    """Trains and evaluates every job that has no result yet; the wall time of each training goes to wall.json."""
+    """Trains and evaluates every job without a result; records wall times in wall.json."""
     for job in JOBS:
         folder = RUNS / job.name
         if not (folder / "metrics.json").is_file():
@@ -94,7 +94,7 @@ def result(job: Job) -> dict[str, float]:
 
 
 def table(jobs: Sequence[Job], columns: dict[str, Callable[[dict[str, float]], str]]) -> str:
-    """A Markdown table, a job a row: the command, then the columns, then epochs, wall time and seed."""
+    """A Markdown table with one row per job: command, columns, epochs, wall time, seed."""
     head = ["`python -m vae_lightning.train` ...", *columns, "epochs", "wall time"]
     lines = [head, ["---"] * len(head)]
     for job in jobs:
@@ -169,27 +169,30 @@ def name(found: dict[str, float]) -> str:
 
 def pair(found: dict[str, float], model: str) -> str:
     """Recon, KL and active units on the test images."""
-    return f"{found[f'{model}/test_recon']:.3f} / {found[f'{model}/test_kl']:.3f} / {found[f'{model}/active_units']:.0f}"
+    recon, kl, active = (
+        found[f"{model}/{name}"] for name in ("test_recon", "test_kl", "active_units")
+    )
+    return f"{recon:.3f} / {kl:.3f} / {active:.0f}"
 
 
 PAGE_TEXT = """# Results
 
 This page is written by `python docs/results.py run && python docs/results.py write`, with
 `VAE_LIGHTNING_DATA` set to the folder of MNIST. Each row is a command; its numbers come from the
-metrics.json and evaluation.json of its run. All values are in nats per image, for the 10,000 test images
-of MNIST and one seed (0); ± is the standard error over the test images. Other work ran on the machine at
-the same time, so the wall times are upper bounds.
+metrics.json and evaluation.json of its run. All values are in nats per image, for the 10,000 test
+images of MNIST and one seed (0); ± is the standard error over the test images. Other work ran on
+the machine at the same time, so the wall times are upper bounds.
 
 Machine and versions: {device}, {versions}.
 
 ## Rate and distortion
 
-The optimum of the linear model (`latent_dim=16`) is known for every beta: recon + beta KL is the bound for
-a decoder with variance beta / 2, for which probabilistic PCA is optimal
-([derivation, section 8](derivation.md#8-a-model-with-a-known-optimum)). The exact values are computed by
-eigendecomposition of the training images, and those of the trained model in closed form; both are for the
-test images. The next column compares the loss on the training images, on which no model can be better
-than the exact one.
+The optimum of the linear model (`latent_dim=16`) is known for every beta: recon + beta KL is the
+bound for a decoder with variance beta / 2, for which probabilistic PCA is optimal ([derivation,
+section 8](derivation.md#8-a-model-with-a-known-optimum)). The exact values are computed by
+eigendecomposition of the training images, and those of the trained model in closed form; both are
+for the test images. The next column compares the loss on the training images, on which no model
+can be better than the exact one.
 
 {linear}
 
@@ -199,33 +202,36 @@ The same for the mlp 784-400-16 on the test images. recon is measured with one s
 
 ## Burda et al. 2016, one stochastic layer
 
-Dynamically binarized MNIST, networks 784-200-200-50. The test NLL is estimated with 5000 importance
-samples. The published values are 86.76 with 19 active units for the VAE, and 85.54 with 22 active units for
-the IWAE with k = 5 (table 1 of <https://arxiv.org/abs/1509.00519>; 3,280 epochs with a batch size of 20).
-The training is shortened here: fewer epochs (see the table), a batch size of 100, and a learning rate that
-falls from 2e-3 along a cosine, instead of in eight steps from 1e-3. As published, the models are trained on
-all 60,000 images. The test images are one fixed draw. A hand-written loop with the published learning rates,
-364 epochs and a batch size of 100, reached 88.79 with 20 active units.
+Dynamically binarized MNIST, networks 784-200-200-50. The test NLL is estimated with 5000
+importance samples. The published values are 86.76 with 19 active units for the VAE, and 85.54
+with 22 active units for the IWAE with k = 5 (table 1 of <https://arxiv.org/abs/1509.00519>; 3,280
+epochs with a batch size of 20). The training is shortened here: fewer epochs (see the table), a
+batch size of 100, and a learning rate that falls from 2e-3 along a cosine, instead of in eight
+steps from 1e-3. As published, the models are trained on all 60,000 images. The test images are
+one fixed draw. A hand-written loop with the published learning rates, 364 epochs and a batch size
+of 100, reached 88.79 with 20 active units.
 
 {burda}
 
 ## Priors
 
-Dynamically binarized MNIST, the mlp 784-400-16, 20 epochs with a cosine schedule, the same for every
-prior. A learned prior also changes the posterior during training, so the table compares whole models and
-not only priors.
+Dynamically binarized MNIST, the mlp 784-400-16, 20 epochs with a cosine schedule, the same for
+every prior. A learned prior also changes the posterior during training, so the table compares
+whole models and not only priors.
 
 {priors}
 
 ## Likelihoods
 
-Gray MNIST, x = byte/255, the mlp 784-400-16, 10 epochs with a cosine schedule. All values are densities of
-the same x and can be compared. At pixels that are always black, a density grows without bound as its scale
-shrinks, so each value depends on the lower limit or the clip stated with it.
+Gray MNIST, x = byte/255, the mlp 784-400-16, 10 epochs with a cosine schedule. All values are
+densities of the same x and can be compared. At pixels that are always black, a density grows
+without bound as its scale shrinks, so each value depends on the lower limit or the clip stated
+with it.
 
 {densities}
 
-The discretized logistic gives probabilities of the 256 levels, which cannot be compared with densities:
+The discretized logistic gives probabilities of the 256 levels, which cannot be compared with
+densities:
 
 {discrete}
 """

@@ -83,7 +83,7 @@ def test_speed_compares_with_what_is_installed_and_names_what_is_not(
     monkeypatch.setitem(CONTENDERS, "examples", examples)
     measured(command, monkeypatch, "speed", "--against", "hand", "jax", "torchvision", "examples")
     page = (command / "speed.md").read_text()
-    assert "left out: JAX, lax.scan needs jaxx" in capsys.readouterr().out
+    assert "left out: JAX, lax.scan requires jaxx" in capsys.readouterr().out
     rows = [
         line.split(" | ")[0].removeprefix("| ")
         for line in page.splitlines()

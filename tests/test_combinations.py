@@ -1,4 +1,4 @@
-"""Every combination of components trains all parameters or is refused with the name of an option."""
+"""Every combination of components trains all parameters or is refused by name."""
 
 import itertools
 

@@ -157,7 +157,7 @@ def test_pixels_outside_the_support_are_refused_with_the_option_that_fits(
     images = images[:, None, None, None]
     binary = binarized or not (images == 100).any()
     likelihoods = {
-        "likelihood=bernoulli: requires data.binarization=dynamic.*gray pixels": BernoulliLikelihood(
+        "likelihood=bernoulli: requires data.binarization=.*gray pixels": BernoulliLikelihood(
             Says, [1, 1, 1]
         ),
         "likelihood.gray=true: must be false": BernoulliLikelihood(Says, [1, 1, 1], gray=True),

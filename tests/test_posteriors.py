@@ -188,7 +188,7 @@ def test_detached_parameters_are_constants_and_z_is_not(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_gradient_of_a_sampled_kl_is_its_finite_difference(kind: str) -> None:
-    """d/d phi E_q[log q - log p] from samples, compared with finite differences of the same mean."""
+    """d/d phi E_q[log q - log p] from samples, compared with finite differences."""
     posterior, x = some_posterior(kind, LATENTS), draws(2, 1, 2, 2)
     noise = draws(6, 2, LATENTS, seed=4)
     bias = posterior.network[1].bias

@@ -39,7 +39,7 @@ def test_moments_are_those_of_the_floats() -> None:
 @pytest.mark.parametrize("beta", [0.05, 1.0])
 @pytest.mark.parametrize("latent_dim", [1, 3, 12])
 def test_optimum_has_the_terms_of_the_formulas(latent_dim: int, beta: float) -> None:
-    """recon = (sum of the discarded eigenvalues) + k sigma^2, KL = 1/2 sum log(lambda / sigma^2)."""
+    """recon = discarded eigenvalues + k sigma^2, KL = 1/2 sum log(lambda / sigma^2)."""
     images = some_images() // 2
     eigenvalues = torch.linalg.eigvalsh(moments(images)[1]).flip(0)
     variance = beta / 2

@@ -247,7 +247,7 @@ def damage(run: Path, name: str) -> None:
         ("other checkpoint", "best.ckpt is not a checkpoint of this package"),
         ("config cut", ".hydra is damaged"),
         ("no overrides", ".hydra is damaged"),
-        ("key gone", r"version 0.* wrote it, and 0.* cannot build it"),
+        ("key gone", r"was written by version 0.*, and version 0.* cannot build it"),
         ("other class", "_target_=os.system: must be in .*trust=true"),
         ("class gone", r"cannot build it \(.*no such class"),
         ("other width", "its weights do not fit its configuration; use version 0"),

@@ -36,7 +36,7 @@ def _no_gradients() -> Iterator[None]:
 
 
 def cells(picture: Image.Image, rows: int, columns: int, scale: int = 2) -> Tensor:
-    """The images (R, C, H, W) in [0, 1] back out of a grid, which ends at the lower and, if wide, the right margin."""
+    """The images (R, C, H, W) in [0, 1] of a grid, which ends at the lower and right margins."""
     step = 4 * scale + canvas.GAP
     pixels = torch.frombuffer(bytearray(picture.convert("L").tobytes()), dtype=torch.uint8)
     pixels = pixels.view(picture.height, picture.width)

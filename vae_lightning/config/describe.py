@@ -88,12 +88,20 @@ def options_page() -> str:
     """The page of all options, in Markdown."""
     lines = [DOCS_HEADER, "## The run", "", *header()]
     cfg = compose("config", [])
-    lines += [row(key, OmegaConf.select(cfg, key), GENERAL_OPTIONS[key]) for key in GENERAL_OPTIONS]
+    lines += [row(key, written_value(cfg, key), option) for key, option in GENERAL_OPTIONS.items()]
     for group in groups():
         lines += ["", f"## {group}", ""]
         for name in choices(group):
             lines += choice_section(group, name)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def written_value(cfg: DictConfig, key: str) -> object:
+    """A value as conf/ writes it: an interpolation does not depend on the environment."""
+    node: object = OmegaConf.to_container(cfg, resolve=False)
+    for name in key.split("."):
+        node = node.get(name) if isinstance(node, dict) else None
+    return node
 
 
 def groups() -> list[str]:

@@ -108,12 +108,8 @@ def log_likelihood(
         total = torch.full((len(x),), -torch.inf, dtype=torch.float64)
         at_once = max(1, rows // len(x))
         for block in range(-(-samples // SAMPLES_PER_STREAM)):
-            noise = image_noise(
-                index,
-                min(SAMPLES_PER_STREAM, samples - block * SAMPLES_PER_STREAM),
-                module.latent_dim,
-                block,
-            ).to(x)
+            count = min(SAMPLES_PER_STREAM, samples - block * SAMPLES_PER_STREAM)
+            noise = image_noise(index, count, module.latent_dim, block).to(x)
             for eps in noise.split(at_once):
                 if graph is not None and eps.shape[:2] == (DECODED_AT_ONCE // BATCH, BATCH):
                     (log_weights,) = graph(x, eps, *condition.tensors())
