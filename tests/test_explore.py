@@ -195,7 +195,7 @@ def test_a_hand_moves_the_digit_and_drops_onto_images(
             return (pixels.mean * 255).flatten()
 
     def settled() -> list[int]:
-        browser.until("!waiting && !state.flight")
+        browser.until("!waiting && !state.animation")
         found = pixels()
         assert float((torch.tensor(found) - decoded()).abs().max()) < 0.51 + 255 * PIXEL
         return found
@@ -218,7 +218,7 @@ def test_a_hand_moves_the_digit_and_drops_onto_images(
     number = int(
         (encoded.mean - encoded.mean.mean(0)).norm(dim=1).argmax()
     )  # lies apart from the others
-    x, y = browser.js(f"plane.where({number})")
+    x, y = browser.js(f"plane.positionOf({number})")
     for kind, buttons in (("Pressed", 1), ("Released", 0)):
         browser.mouse(kind, left + x, top + y, buttons)
     settled()
