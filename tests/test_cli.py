@@ -107,7 +107,7 @@ def test_the_final_table_shows_the_numbers_of_metrics_json(finished: tuple[Path,
         )
     assert f"tensorboard --logdir {run}" in text
     assert "500 train, 100 val, 130 test" in text
-    assert "seconds per epoch" in text
+    assert "s per epoch" in text
 
 
 def test_tensorboard_holds_each_term_at_each_epoch_and_the_final_metrics(
