@@ -389,7 +389,7 @@ def test_without_files_and_network_it_trains_on_digits_and_says_so(
     assert result.returncode == 0, result.stderr
     assert "warning" in result.stderr
     assert "digits" in result.stderr
-    assert "data         digits (1,438 train, 180 val, 179 test); NOT mnist" in result.stdout
+    assert "data          digits (1,438 train, 180 val, 179 test); NOT mnist" in result.stdout
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["data"] == "digits"
     assert "digits" in (tmp_path / "run" / "train.log").read_text()
     again = train("resume=run", "trainer.max_epochs=2", cwd=tmp_path)
