@@ -23,10 +23,16 @@ PAIRS = list(itertools.product(choices("posterior"), choices("prior")))
 GRADIENTS = ["objective.gradient=standard", "objective.gradient=stl", "objective.gradient=dreg"]
 
 
-def objectives() -> list[tuple[str, ...]]:
-    """Every objective; iwae with each of its gradients."""
+def objectives() -> list[object]:
+    """Every objective, iwae with each of its gradients; those other than elbo are slow together."""
     each = [(f"objective={name}",) for name in choices("objective") if name != "iwae"]
-    return each + [("objective=iwae", gradient) for gradient in GRADIENTS]
+    each += [("objective=iwae", gradient) for gradient in GRADIENTS]
+    return [
+        pytest.param(
+            choice, marks=() if choice == ("objective=elbo",) else pytest.mark.slow, id=choice[-1]
+        )
+        for choice in each
+    ]
 
 
 def check(*choices: str) -> None:
@@ -49,7 +55,7 @@ def check(*choices: str) -> None:
         assert parameter.grad.abs().sum() > 0, (choices, name)
 
 
-@pytest.mark.parametrize("objective", objectives(), ids=lambda choice: choice[-1])
+@pytest.mark.parametrize("objective", objectives())
 @pytest.mark.parametrize(("posterior", "prior"), PAIRS)
 def test_every_combination_trains_every_parameter_or_is_refused(
     posterior: str, prior: str, objective: tuple[str, ...]

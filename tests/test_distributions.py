@@ -64,6 +64,7 @@ def test_kl_by_quadrature() -> None:
     assert float(integral) == pytest.approx(float(kl_divergence(q, p)), abs=1e-8)
 
 
+@pytest.mark.slow
 def test_kl_divergence_without_closed_form_is_unbiased() -> None:
     @dataclass(frozen=True)
     class Shifted:

@@ -110,6 +110,7 @@ def test_a_graph_gives_the_same_value(tiny_root: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_model_without_a_graph_is_named(
     tiny_root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -95,7 +95,9 @@ def assert_finite_gradients(module: nn.Module) -> None:
         assert parameter.grad is None or parameter.grad.isfinite().all(), name
 
 
-@pytest.mark.parametrize("kind", ["diagonal_normal", "full_normal", "flow"])
+@pytest.mark.parametrize(
+    "kind", ["diagonal_normal", "full_normal", pytest.param("flow", marks=pytest.mark.slow)]
+)
 @many
 @given(
     mean=st.floats(-50, 50),

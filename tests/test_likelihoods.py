@@ -10,11 +10,23 @@ from vae_lightning.distributions import (
     BernoulliLikelihood,
     ContinuousBernoulliLikelihood,
     DiscretizedLogisticLikelihood,
+    Gaussian,
     GaussianLikelihood,
+    Laplace,
     LaplaceLikelihood,
     SquaredErrorLikelihood,
 )
-from vae_lightning.distributions.scale import SCALE_FLOOR
+from vae_lightning.distributions.scale import (
+    OPTIMAL_SCALE_RATE,
+    SCALE_FLOOR,
+    FixedScale,
+    LearnedScale,
+    OptimalScale,
+    PerPixelScale,
+    RecordsResiduals,
+    Scale,
+    make_scale,
+)
 
 
 class Says(nn.Module):
@@ -89,6 +101,91 @@ def test_scales_are_fixed_learned_or_per_pixel(kind: type) -> None:
     assert location[0, 0, :, 0, 0].tolist() == [0, 1, 2]
     expected = nn.functional.softplus(torch.tensor([3.0, 4, 5])) + SCALE_FLOOR
     torch.testing.assert_close(getattr(colors, name)[1, 2, :, 1, 1], expected)
+
+
+OUTPUTS = torch.linspace(-2, 2, 2 * 3 * 4 * 2 * 2).view(2, 3, 4, 2, 2)  # (K, B, P * C, H, W)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "channels"),
+    [
+        (0.7, FixedScale, 4),
+        ("learned", LearnedScale, 4),
+        ("optimal", OptimalScale, 4),
+        ("per_pixel", PerPixelScale, 2),
+    ],
+)
+def test_a_scale_has_its_value_and_gradients_where_it_is_learned(
+    value: float | str, kind: type[Scale], channels: int
+) -> None:
+    scale = make_scale(value, ("learned", "optimal", "per_pixel"), "scale", exponent=2)
+    assert type(scale) is kind
+    assert channels * scale.outputs_per_pixel == OUTPUTS.shape[-3]
+    outputs = OUTPUTS.clone().requires_grad_()
+    location, found = scale(outputs)
+    assert torch.equal(location, OUTPUTS[..., :channels, :, :])
+    softplus = nn.functional.softplus
+    expected = {
+        FixedScale: torch.tensor(0.7),
+        LearnedScale: softplus(torch.tensor(-1.0)) + SCALE_FLOOR,
+        OptimalScale: torch.tensor(0.3),
+        PerPixelScale: softplus(OUTPUTS[..., channels:, :, :]) + SCALE_FLOOR,
+    }[kind]
+    torch.testing.assert_close(found.detach(), expected)
+
+    (location.sum() + found.sum()).backward()
+    slope = torch.ones_like(OUTPUTS)
+    if kind is PerPixelScale:  # the derivative of softplus is sigmoid
+        slope[..., channels:, :, :] = OUTPUTS[..., channels:, :, :].sigmoid()
+    torch.testing.assert_close(outputs.grad, slope)
+    gradients = {name: parameter.grad for name, parameter in scale.named_parameters()}
+    if kind is LearnedScale:
+        torch.testing.assert_close(gradients, {"raw": torch.tensor(-1.0).sigmoid()})
+    else:
+        assert gradients == {}
+    buffers = {FixedScale: {"value"}, OptimalScale: {"moment"}}.get(kind, set())
+    assert set(dict(scale.named_buffers())) == buffers
+
+
+@pytest.mark.parametrize(("exponent", "family"), [(2, Gaussian), (1, Laplace)])
+def test_an_optimal_scale_follows_the_residuals_in_training_only(
+    exponent: int, family: type
+) -> None:
+    """In training, moment <- moment + rate (mean |r|^e - moment); the scale is moment^(1/e)."""
+    scale = OptimalScale(exponent)
+    x = torch.rand(3, 4, 2, 2, generator=torch.Generator().manual_seed(2))
+    mean_power = (x - OUTPUTS).abs().pow(exponent).mean()
+    scale.eval()
+    distribution = family(*scale(OUTPUTS))
+    assert scale.observe(distribution) is distribution
+    scale.observe(distribution).recon(x)
+    assert float(scale.moment) == pytest.approx(0.3**exponent)
+
+    scale.train()
+    moment = torch.tensor(0.3**exponent)
+    for _ in range(3):
+        distribution = family(*scale(OUTPUTS))
+        observed = scale.observe(distribution)
+        assert isinstance(observed, RecordsResiduals)
+        assert torch.equal(observed.mean, distribution.mean)
+        assert torch.equal(observed.recon(x), distribution.recon(x))  # with the scale from before
+        moment = moment + OPTIMAL_SCALE_RATE * (mean_power - moment)
+        torch.testing.assert_close(scale.moment, moment)
+    torch.testing.assert_close(scale(OUTPUTS)[1], moment ** (1 / exponent))
+    assert not scale.moment.requires_grad
+    for _ in range(1000):
+        scale.observe(family(*scale(OUTPUTS))).recon(x)
+    torch.testing.assert_close(scale(OUTPUTS)[1], mean_power ** (1 / exponent), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("value", [0.7, "learned", "per_pixel"])
+def test_other_scales_do_not_record_residuals(value: float | str) -> None:
+    scale = make_scale(value, ("learned", "per_pixel"), "scale", exponent=1).train()
+    state = {name: tensor.clone() for name, tensor in scale.state_dict().items()}
+    distribution = Laplace(*scale(OUTPUTS))
+    assert scale.observe(distribution) is distribution
+    distribution.recon(torch.zeros(3, 4 // scale.outputs_per_pixel, 2, 2))
+    assert scale.state_dict() == state
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, distributions
 from torch.autograd.functional import jacobian
 
-from helpers import some_posterior
+from helpers import some_posterior, tiny, tiny_model
+from vae_lightning.config.compose import choices
 from vae_lightning.distributions import (
     DiagonalNormal,
     FullNormal,
@@ -56,6 +57,37 @@ def test_full_normal_is_torch_distributions() -> None:
     marginals, covariance = q.marginals(), q.scale_tril @ q.scale_tril.mT
     torch.testing.assert_close(marginals.mean, q.mean)
     torch.testing.assert_close(marginals.std, covariance.diagonal(dim1=-2, dim2=-1).sqrt())
+
+
+@pytest.mark.parametrize("conditional", ["false", "true"])
+@pytest.mark.parametrize("option", choices("posterior"))
+def test_has_marginals_says_whether_a_posterior_has_marginals(
+    option: str, conditional: str
+) -> None:
+    model, x, condition = tiny_model(
+        tiny(f"posterior={option}", f"model.conditional={conditional}")
+    )
+    q = model.encoder(x, condition)
+    marginals = q.marginals()
+    assert model.encoder.has_marginals == (marginals is not None) == (option != "flow")
+    if marginals is not None:
+        assert isinstance(marginals, DiagonalNormal)
+        assert marginals.mean.shape == marginals.std.shape == (len(x), model.latent_dim)
+        torch.testing.assert_close(marginals.mean, q.mean)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_marginals_have_the_moments_of_the_samples(kind: str) -> None:
+    with torch.no_grad():
+        q = some_posterior(kind, LATENTS)(draws(BATCH, 1, 2, 2))
+        if kind == "flow":
+            assert q.marginals() is None
+            return
+        z = q.transform(draws(20_000, BATCH, LATENTS, seed=11))
+        marginals = q.marginals()
+    error = marginals.std / math.sqrt(len(z))
+    assert ((z.mean(0) - marginals.mean).abs() < 5 * error).all()
+    assert ((z.std(0) - marginals.std).abs() < 5 * error / math.sqrt(2)).all()
 
 
 def test_a_full_normal_that_is_diagonal_is_the_diagonal_one() -> None:

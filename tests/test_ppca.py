@@ -69,6 +69,7 @@ def test_no_other_parameters_are_better() -> None:
             assert sum(closed_form_terms(moved, images)) > best
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("latent_dim", "recon", "kl", "test_loss"),
     [

@@ -121,7 +121,10 @@ def test_priors_integrate_to_one(name: str, latent_dim: int) -> None:
     assert float(total) == pytest.approx(1, abs=1e-3)
 
 
-@pytest.mark.parametrize("name", ["standard_normal", "mixture", "vamp", "flow"])
+@pytest.mark.parametrize(
+    "name",
+    ["standard_normal", "mixture", "vamp", pytest.param("flow", marks=pytest.mark.slow)],
+)
 def test_samples_of_a_prior_have_its_density(name: str) -> None:
     """The share of the samples in a box is the integral of the density over the box."""
     count = 20_000

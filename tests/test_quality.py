@@ -1,14 +1,20 @@
-"""Figures about codes and pictures, each on a case whose value is known."""
+"""Metrics of latents and samples, each on a case whose value is known."""
 
 import math
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, distributions
 
 from vae_lightning.config.compose import compose
-from vae_lightning.distributions import DiagonalNormal, FullNormal, StandardNormal, kl_divergence
+from vae_lightning.distributions import (
+    DiagonalNormal,
+    FullNormal,
+    Mixture,
+    StandardNormal,
+    kl_divergence,
+)
 from vae_lightning.evaluation import classifier, latents, samples
 from vae_lightning.training.assembly import build_data
 
@@ -95,6 +101,74 @@ def test_the_classifier_learns_its_images_and_is_kept(
     assert kept.stat().st_mtime_ns == written
     x = data.images["test"].float() / 255
     torch.testing.assert_close(classifier.features_of(again, x), classifier.features_of(model, x))
+
+
+def test_the_cache_file_of_the_classifier_depends_on_all_that_determines_its_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    images = torch.randint(0, 256, (20, 1, 4, 4), dtype=torch.uint8, generator=GENERATOR)
+    labels = torch.arange(20) % 10
+    path = classifier.cache_file(images, labels)
+    assert classifier.cache_file(images.clone(), labels.clone()) == path
+    other_images = images.clone()
+    other_images[3, 0, 1, 2] += 1
+    others = [
+        classifier.cache_file(other_images, labels),
+        classifier.cache_file(images.flip(0), labels),
+        classifier.cache_file(images.view(20, 1, 2, 8), labels),
+        classifier.cache_file(images, labels.roll(1)),
+        classifier.cache_file(images, labels // 5),
+    ]
+    recipe = {"FEATURES": 32, "EPOCHS": 4, "BATCH": 64, "LEARNING_RATE": 1e-3}
+    for module, name, value in (
+        *((classifier, name, value) for name, value in recipe.items()),
+        (torch, "__version__", "0.0.0"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, value)
+            others.append(classifier.cache_file(images, labels))
+    assert classifier.cache_file(images, labels) == path
+    assert len({path, *others}) == 1 + len(others)
+
+
+def test_relabeled_images_do_not_reuse_the_classifier(
+    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(classifier, "EPOCHS", 20)
+    cfg = compose("config", [f"data.root={tiny_root}", "data.val_size=100", "data.batch_size=100"])
+    data = build_data(cfg)
+    classifier.classifier(data, torch.device("cpu"))
+    data.labels = {split: 9 - labels for split, labels in data.labels.items()}
+    model = classifier.classifier(data, torch.device("cpu"))
+    assert len(list((tmp_path / "vae_lightning").iterdir())) == 2
+    assert classifier.accuracy(model, data.images["test"], data.labels["test"]) > 0.95
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_information_per_dim_is_the_kl_under_the_standard_normal_and_a_channel_otherwise(
+    full: bool,
+) -> None:
+    mean = normal(500, 3) * torch.tensor([0.1, 2.0, 1.0])
+    std = torch.tensor([0.99, 0.1, 0.5]).double().expand(500, 3)
+    q = FullNormal(mean, torch.diag_embed(std)) if full else DiagonalNormal(mean, std)
+    exact = distributions.kl_divergence(
+        distributions.Normal(mean, std), distributions.Normal(0.0, 1.0)
+    )
+    channel = 0.5 * (1 + mean.var(0, correction=0) / std[0].square()).log()
+    learned = Mixture(torch.zeros(1).double(), DiagonalNormal(normal(1, 3), normal(1, 3).exp()))
+    for prior, expected in ((StandardNormal(3), exact.mean(0)), (learned, channel)):
+        found = latents.information_per_dim(q, prior)
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+        assert found.argsort(descending=True).tolist() == [1, 2, 0]
+
+
+def test_a_dimension_that_is_the_same_for_all_images_has_no_information_under_a_learned_prior() -> (
+    None
+):
+    q = DiagonalNormal(torch.full((5, 1), 7.0), torch.ones(5, 1))
+    prior = Mixture(torch.zeros(1), DiagonalNormal(torch.full((1, 1), 7.0), torch.ones(1, 1)))
+    assert float(latents.information_per_dim(q, prior)) == 0
 
 
 def test_reconstruction_error_on_known_images() -> None:

@@ -4,6 +4,7 @@ import io
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,9 @@ from torch.special import ndtr
 
 from helpers import tiny
 from vae_lightning.config.compose import choices
+from vae_lightning.data.images import ImageData
+from vae_lightning.evaluation.latents import information_per_dim, moments
+from vae_lightning.explorer.encoded import encode
 from vae_lightning.networks import Condition
 from vae_lightning.pictures import KINDS, animate, view
 from vae_lightning.plots import canvas
@@ -120,6 +124,33 @@ def test_traversals_move_one_dimension_and_the_most_informative_comes_first() ->
     torch.testing.assert_close(
         found[0], shown.module.decoder(z[None]).mean[0, :, 0], rtol=0, atol=0.5 / 255 + 1e-6
     )
+
+
+@pytest.mark.parametrize("prior", ["standard_normal", "mixture"])
+@pytest.mark.parametrize("posterior", choices("posterior"))
+def test_pictures_and_page_show_the_same_information(posterior: str, prior: str) -> None:
+    """Both use information_per_dim, whose value depends on the prior."""
+    images = (X * 255).round().to(torch.uint8)
+
+    def dataset(**_: object) -> SimpleNamespace:
+        return SimpleNamespace(data=images, targets=LABELS)
+
+    data = ImageData("tiny", dataset, ".", [1, 4, 4], 10, 0, "none", seed=0)
+    module = build_module(tiny(f"posterior={posterior}", f"prior={prior}")).eval()
+    shown, _ = Viewer(module, images / 255, LABELS, "title").information
+    written = encode(module, data, len(images)).information
+    assert torch.equal(shown, written)
+    posteriors = module.encoder(images / 255)
+    expected = information_per_dim(posteriors, module.prior(module.encoder))
+    assert torch.equal(shown, expected)
+    mean, std = moments(posteriors)
+    is_kl = prior == "standard_normal" and posterior != "flow"
+    if is_kl:
+        normal = torch.distributions.Normal
+        value = torch.distributions.kl_divergence(normal(mean, std), normal(0.0, 1.0)).mean(0)
+    else:
+        value = 0.5 * (1 + mean.var(0, correction=0) / std.square().mean(0)).log()
+    torch.testing.assert_close(shown, value)
 
 
 def test_interpolation_is_spherical() -> None:

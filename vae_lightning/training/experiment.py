@@ -114,6 +114,7 @@ def train_and_test(
         try:
             with accelerate(cfg, trainer, module, data):
                 trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+            trainer.strategy.barrier("best.ckpt")  # rank 0 still links it while the others go on
             best = torch.load(run / run_folder.BEST, weights_only=True, map_location="cpu")
             module.load_state_dict(best["state_dict"])
             (test,) = trainer.test(module, data, verbose=False)

@@ -81,7 +81,7 @@ def make_trainer(cfg: DictConfig, arguments: dict[str, object]) -> Trainer:
     try:
         inspect.signature(Trainer).bind(**arguments)
         check_device(cfg)
-        return Trainer(**arguments)  # pyright: ignore[reportArgumentType] - Trainer checks the types of its arguments
+        return Trainer(**arguments)  # pyright: ignore[reportArgumentType] - the configuration gives the values
     except (TypeError, MisconfigurationException) as error:
         raise ConfigError(f"trainer: {error}") from error
 
