@@ -23,6 +23,8 @@ from benchmarks.checkout import BEFORE_LAYOUT, Checkouts, checkouts, environment
 
 CLOCK_COLUMNS = ("seconds", "images_per_second")
 TIME_LIMIT = 600  # seconds per training, in case a process waits forever
+# the last line of a traceback; with several processes, Lightning adds the rank
+EXCEPTION = re.compile(r"(\[rank\d+\]: )?[\w.]*(Error|Exception|Interrupted)\b")
 # overrides of every case; a case may override them
 BASE = ("data=digits", "accelerator=cpu", "trainer.compile=false", "trainer.max_epochs=1")
 # current name of an option -> its name in revisions that do not have the current name
@@ -211,7 +213,7 @@ def train(checkout: Path, case: Case, folder: Path) -> Outcome:
 
 
 def execute(checkout: Path, overrides: Iterable[str], folder: Path) -> str:
-    """Runs ``train`` with one thread; returns the last line of its errors if it fails, else ""."""
+    """Runs ``train`` with one thread; returns "", or if it fails the exit code and the error."""
     try:
         done = subprocess.run(
             [sys.executable, "-m", "vae_lightning.train", *overrides],
@@ -223,8 +225,18 @@ def execute(checkout: Path, overrides: Iterable[str], folder: Path) -> str:
         )
     except subprocess.TimeoutExpired:
         return f"not finished after {TIME_LIMIT} seconds"
-    lines = done.stderr.strip().splitlines() or [""]
-    return f"exit code {done.returncode}: {lines[-1]}" if done.returncode else ""
+    if not done.returncode:
+        return ""
+    return f"exit code {done.returncode}: {error_line(done.stderr)}"
+
+
+def error_line(text: str) -> str:
+    """Returns the line of the first exception in an output, or else the last line.
+
+    If one process of several fails, the others fail later, because they lose the connection.
+    """
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [""]
+    return next((line for line in lines if EXCEPTION.match(line)), lines[-1])
 
 
 def compare(versions: Checkouts, chosen: Sequence[Case]) -> list[tuple[str, str, str]]:
