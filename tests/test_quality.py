@@ -88,7 +88,7 @@ def test_the_classifier_learns_its_images_and_is_kept(
     tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(classifier, "EPOCHS", 20)
+    monkeypatch.setattr(classifier, "EPOCHS", 10)
     cfg = compose("config", [f"data.root={tiny_root}", "data.val_size=100", "data.batch_size=100"])
     data = build_data(cfg)
     state = torch.get_rng_state()
@@ -135,7 +135,7 @@ def test_relabeled_images_do_not_reuse_the_classifier(
     tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(classifier, "EPOCHS", 20)
+    monkeypatch.setattr(classifier, "EPOCHS", 10)
     cfg = compose("config", [f"data.root={tiny_root}", "data.val_size=100", "data.batch_size=100"])
     data = build_data(cfg)
     classifier.classifier(data, torch.device("cpu"))

@@ -152,6 +152,7 @@ def test_the_exit_code_says_whether_all_hold(
     assert ("all 7 hold" in text) != wrong
 
 
+@pytest.mark.slow
 def test_the_grid_gives_the_closed_form_of_a_linear_model() -> None:
     """log p(x), ELBO, KL and posterior of 784 pixels and 2 latents; see identities.linear."""
     cfg = compose(
