@@ -184,7 +184,7 @@ def test_the_command_writes_files_and_a_card(
     folder = run / "export"
     for line in lines[:-1]:
         path, difference = re.match(
-            r"(\S+)  .*largest difference to the module (\S+)$", line
+            r"(\S+)  .*largest difference from the module (\S+)$", line
         ).groups()
         assert Path(path).parent == folder
         assert 0 <= float(difference) < 1e-5

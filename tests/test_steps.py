@@ -12,7 +12,7 @@ from helpers import QUIET, Command, assert_same_run, tiny, tiny_model
 from vae_lightning.compile import fast_path
 from vae_lightning.config.compose import compose
 from vae_lightning.data.images import Batch
-from vae_lightning.storage import run_folder
+from vae_lightning.runs.stored import read_stored
 from vae_lightning.training.assembly import build_module
 from vae_lightning.training.module import VAE
 from vae_lightning.training.trainer import silence_notices
@@ -97,7 +97,7 @@ def test_gradient_clipping_of_lightning_works(
         *CHOICES, clip, "optimizer.eps=1", "hydra.run.dir=run", cwd=tmp_path, data=tiny_root
     )
     assert result.returncode == 0, result.stderr
-    cfg, _ = run_folder.read_config(tmp_path / "run", "run")
+    cfg = read_stored(tmp_path / "run", "run").cfg
     initial = build_module(cfg).state_dict()
     last = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)[
         "state_dict"

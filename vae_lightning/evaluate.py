@@ -13,8 +13,8 @@ from tqdm import tqdm
 from vae_lightning.checks.ranges import AutoOrBoolean, Integer, Option
 from vae_lightning.cli import tables
 from vae_lightning.cli.command import RUN_OPTIONS, command
+from vae_lightning.runs.stored import require_run
 from vae_lightning.storage.files import write_json
-from vae_lightning.storage.run_folder import require_run
 
 if TYPE_CHECKING:
     from vae_lightning.runs.run import Run

@@ -13,8 +13,8 @@ from tqdm import tqdm
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.checks.ranges import AnyOf, Choice, Integer, Option, Text
 from vae_lightning.cli.command import RUN_OPTIONS, command
+from vae_lightning.runs.stored import require_run
 from vae_lightning.storage.files import read_json, write_text
-from vae_lightning.storage.run_folder import require_run
 
 if TYPE_CHECKING:
     from vae_lightning.explorer.encoded import Encoded

@@ -14,8 +14,8 @@ from vae_lightning.checks.errors import ConfigError
 from vae_lightning.checks.ranges import Choice, Option
 from vae_lightning.cli.command import OUTPUT_FOLDER, RUN_OPTIONS, command
 from vae_lightning.config.optional import EXPORT_PACKAGES, require_packages
+from vae_lightning.runs.stored import require_run
 from vae_lightning.storage.files import read_json, write_text
-from vae_lightning.storage.run_folder import require_run
 
 if TYPE_CHECKING:
     from vae_lightning.runs.run import Run
@@ -69,7 +69,7 @@ def export(cfg: DictConfig, run: "Run", records: dict[str, dict[str, object]]) -
     card.unlink(missing_ok=True)
     files = []
     for file in graphs.write(run, cfg.format, folder):
-        difference = f"largest difference to the module {file.difference:.1e}"
+        difference = f"largest difference from the module {file.difference:.1e}"
         print(f"{file.path}  {file.description}  {difference}", flush=True)
         if not file.relative_difference <= TOLERANCE:
             file.path.unlink()

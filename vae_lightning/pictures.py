@@ -9,8 +9,8 @@ from omegaconf import DictConfig
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.checks.ranges import SEEDS, AnyOf, Choice, Integer, Option
 from vae_lightning.cli.command import OUTPUT_FOLDER, RUN_OPTIONS, command
+from vae_lightning.runs.stored import require_run
 from vae_lightning.storage.files import atomic_write, read_json
-from vae_lightning.storage.run_folder import require_run
 
 if TYPE_CHECKING:
     from PIL import Image

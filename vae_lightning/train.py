@@ -25,6 +25,7 @@ from vae_lightning.config.environment import (
     is_started_process,
     rank,
 )
+from vae_lightning.runs.stored import read_stored
 from vae_lightning.storage import run_folder
 from vae_lightning.sweeps.driver import run_sweep
 
@@ -123,7 +124,8 @@ def resume(folder: Path, overrides: Sequence[str]) -> None:
     Of its options, only trainer.max_epochs may change, and it may only increase. ``trust`` is
     false unless the overrides set it.
     """
-    cfg, stored = run_folder.read_config(folder, "resume")
+    stored = read_stored(folder, "resume")
+    cfg = stored.cfg
     folder = folder.resolve()
     epochs = cfg.trainer.max_epochs
     for override in overrides:
@@ -132,13 +134,12 @@ def resume(folder: Path, overrides: Sequence[str]) -> None:
             cfg.trust = value == "true"
         elif key == "trainer.max_epochs" and value.isdigit() and int(value) >= epochs:
             cfg.trainer.max_epochs = int(value)
-        elif override not in stored:
+        elif override not in stored.overrides:
             raise ConfigError(
                 f"{override}: must not change on resume; "
                 f"only trainer.max_epochs may increase, from {epochs}"
             )
-    state = run_folder.read_status(folder).get("state")
-    if state == "finished" and cfg.trainer.max_epochs == epochs:
+    if stored.state == "finished" and cfg.trainer.max_epochs == epochs:
         advice = f"resume={folder} trainer.max_epochs={2 * epochs}"
         print(f"{folder} is finished: {epochs} epochs. To train longer: {advice}")
         return
@@ -171,7 +172,7 @@ def join(folder: Path) -> None:
     from vae_lightning.compile import accelerate
     from vae_lightning.training.experiment import run_experiment
 
-    cfg, _ = run_folder.read_config(folder, RUN_VARIABLE)
+    cfg = read_stored(folder, RUN_VARIABLE).cfg
     cfg.trust = True  # rank 0 has checked the same configuration
     try:
         run_experiment(

@@ -105,9 +105,9 @@ def written_value(cfg: DictConfig, key: str) -> object:
 
 
 def groups() -> list[str]:
-    """The groups of conf/ whose options are classes with options of their own."""
-    described_groups = ("model", "likelihood", "posterior", "prior", "objective", "annealing")
-    return [*described_groups, "scheduler", "data", "callbacks"]
+    """The groups of conf/, those of the model first."""
+    of_model = ("model", "likelihood", "posterior", "prior", "objective", "annealing")
+    return [*of_model, "optimizer", "scheduler", "data", "callbacks", "accelerator", "experiment"]
 
 
 def choice_section(group: str, name: str) -> list[str]:

@@ -1,12 +1,13 @@
 """Builds objects from a configuration.
 
 A configuration may name only classes, only from trusted packages, and only of the type that the
-key requires.
+key requires. All of it is checked before any of it is built.
 """
 
 import importlib
 import inspect
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, get_type_hints
 
@@ -98,11 +99,37 @@ def options_of(cls: type) -> dict[str, Option]:
     return {name: option for name, option in found.items() if option is not None}
 
 
-def instantiate(node: object, key: str, trust: bool) -> Any:  # noqa: ANN401 - any class is possible
-    """Builds the object that a configuration node describes, recursively.
+@dataclass(frozen=True)
+class Recipe:
+    """A class with its arguments, all of which are checked; arguments may be recipes.
 
-    ``_target_`` names the class. With ``_partial_`` the result is a partial call, which takes the
-    remaining arguments later. A node that is not a mapping is returned unchanged.
+    ``is_partial`` makes ``build`` return a partial call, which takes the remaining arguments later.
+    """
+
+    cls: type
+    arguments: dict[str, Any]
+    is_partial: bool = False
+
+    def build(self) -> Any:  # noqa: ANN401 - any class is possible
+        """Builds the arguments, in their order, and then the object."""
+        arguments = {name: built(value) for name, value in self.arguments.items()}
+        return partial(self.cls, **arguments) if self.is_partial else self.cls(**arguments)
+
+
+def built(value: Any) -> Any:  # noqa: ANN401 - any class is possible
+    """Builds a value that ``resolve`` returned: a recipe, a mapping of values, or a plain value."""
+    if isinstance(value, Recipe):
+        return value.build()
+    if isinstance(value, Mapping):
+        return {name: built(part) for name, part in value.items()}
+    return value
+
+
+def resolve(node: object, key: str, trust: bool) -> Any:  # noqa: ANN401 - any class is possible
+    """Checks a configuration node, recursively, and builds nothing.
+
+    Mappings with ``_target_``, which names a class, become recipes; ``_partial_`` makes a recipe
+    partial. Other mappings are searched, other values are returned unchanged.
 
     Raises ConfigError, with the key in the message, for a class that is not allowed and for
     arguments that the class does not accept.
@@ -110,7 +137,7 @@ def instantiate(node: object, key: str, trust: bool) -> Any:  # noqa: ANN401 - a
     if not isinstance(node, Mapping):
         return node
     arguments = {
-        name: instantiate(value, f"{key}.{name}", trust)
+        str(name): resolve(value, f"{key}.{name}", trust)
         for name, value in node.items()
         if name not in ("_target_", "_partial_")
     }
@@ -122,9 +149,14 @@ def instantiate(node: object, key: str, trust: bool) -> Any:  # noqa: ANN401 - a
     except ConfigError as error:
         raise ConfigError(f"{key}: {error}") from error
     signature = inspect.signature(cls)
-    is_partial = node.get("_partial_", False)
+    is_partial = bool(node.get("_partial_", False))
     try:
         (signature.bind_partial if is_partial else signature.bind)(**arguments)
     except TypeError as error:
         raise ConfigError(f"{key}: {error}") from error
-    return partial(cls, **arguments) if is_partial else cls(**arguments)
+    return Recipe(cls, arguments, is_partial)
+
+
+def instantiate(node: object, key: str, trust: bool) -> Any:  # noqa: ANN401 - any class is possible
+    """Builds the object that a configuration node describes; raises what ``resolve`` raises."""
+    return built(resolve(node, key, trust))

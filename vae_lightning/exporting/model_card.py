@@ -76,7 +76,7 @@ def text(
     lines += [
         "## Files",
         "",
-        "| file | content | largest difference to the module |",
+        "| file | content | largest difference from the module |",
         "|---|---|---|",
     ]
     lines += [

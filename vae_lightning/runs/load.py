@@ -3,22 +3,20 @@
 Loading needs no data and executes no stored code.
 """
 
-import json
 import logging
 import pickle
-import re
 from pathlib import Path
 from typing import TypedDict
 
 import torch
 from torch import Tensor
 
-from vae_lightning.checks.errors import ConfigError, one_line
-from vae_lightning.config.compose import COMPOSITION_ERRORS
+from vae_lightning.checks.errors import ConfigError
 from vae_lightning.runs.build import build
 from vae_lightning.runs.run import Run
 from vae_lightning.runs.safetensors import read_safetensors
-from vae_lightning.storage import files, run_folder
+from vae_lightning.runs.stored import read_stored
+from vae_lightning.storage import run_folder
 
 log = logging.getLogger(__name__)
 
@@ -50,31 +48,26 @@ def read_run(run: Path, checkpoint: str, trust: bool) -> Run:
     """
     if checkpoint not in CHECKPOINTS:
         raise ConfigError(f"checkpoint={checkpoint}: must be best or last")
-    try:
-        cfg, _ = run_folder.read_config(run, "run")
-    except (OSError, *COMPOSITION_ERRORS) as error:
-        found = one_line(error)
-        raise ConfigError(
-            f"run={run}: .hydra is damaged ({found}); the weights in checkpoints/ may be intact"
-        ) from error
-    state = read_state(run)
+    stored = read_stored(run, "run")
     if not any((run / path).is_file() for path in CHECKPOINTS.values()):
         raise ConfigError(
-            f"run={run}: has no checkpoint yet ({state}); resume={run} continues its training"
+            f"run={run}: has no checkpoint yet ({stored.state});"
+            f" resume={run} continues its training"
         )
-    stored = read_checkpoint(run / CHECKPOINTS[checkpoint], f"run={run}")
-    if "state_dict" not in stored or "global_step" not in stored:
+    weights = read_checkpoint(run / CHECKPOINTS[checkpoint], f"run={run}")
+    if "state_dict" not in weights or "global_step" not in weights:
         raise ConfigError(
             f"run={run}: {checkpoint}.ckpt is not a checkpoint of this package; "
             "it has no state_dict or no global_step"
         )
-    module = build(cfg, stored["state_dict"], f"run={run}", read_version(run), trust)
-    if state != "finished":
-        step = stored["global_step"]
+    step = weights["global_step"]
+    if stored.state != "finished":
+        state = stored.state
         log.warning(
             "run=%s: is not finished (%s); the weights are those of step %d", run, state, step
         )
-    return Run(run, cfg, module, checkpoint, stored["global_step"])
+    module = build(stored.cfg, weights["state_dict"], f"run={run}", stored.version, trust)
+    return Run(run, stored.cfg, module, checkpoint, step)
 
 
 class StoredCheckpoint(TypedDict, total=False):
@@ -102,29 +95,3 @@ def read_checkpoint(path: Path, source: str) -> StoredCheckpoint:
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
         other = "last" if path.name == run_folder.BEST.name else "best"
         raise ConfigError(f"{source}: {path.name} is damaged; try checkpoint={other}") from error
-
-
-def read_state(run: Path) -> str:
-    """Returns the state in status.json (see run_folder.STATES), or "state unknown" without one."""
-    return str(read_json(run, "status.json").get("state", "state unknown"))
-
-
-def read_version(run: Path) -> str:
-    """Returns the version of this package that wrote a run, from metrics.json, or "unknown"."""
-    found = re.search(
-        r"vae_lightning (\S+)", str(read_json(run, "metrics.json").get("versions", ""))
-    )
-    return found.group(1) if found else "unknown"
-
-
-def read_json(run: Path, name: str) -> dict[str, object]:
-    """Returns the content of a JSON file of a run, empty if it is missing.
-
-    Raises ConfigError if the file is damaged.
-    """
-    try:
-        return files.read_json(run / name)
-    except json.JSONDecodeError as error:
-        raise ConfigError(
-            f"run={run}: {name} is damaged ({error}); remove it, loading does not need it"
-        ) from error

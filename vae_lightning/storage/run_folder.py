@@ -1,4 +1,4 @@
-"""Creates a run folder, writes the configuration and state of the run to it, and reads them."""
+"""Creates a run folder and writes the configuration and state of the run to it."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -99,29 +99,6 @@ def write_config(run: Path, cfg: DictConfig) -> None:
     """Writes .hydra/config.yaml: all values, with all interpolations resolved."""
     text = OmegaConf.to_yaml(without_hydra(cfg), resolve=True)
     write_text(run / ".hydra" / "config.yaml", text)
-
-
-def require_run(run: Path, key: str) -> None:
-    """Raises ConfigError, with ``key`` in the message, unless the folder contains a run."""
-    if not (run / ".hydra" / "config.yaml").is_file():
-        raise ConfigError(f"{key}={run}: must be a run folder (no .hydra/config.yaml there)")
-
-
-def read_config(run: Path, key: str) -> tuple[DictConfig, list[str]]:
-    """Returns the stored configuration and overrides of a run.
-
-    ``trust`` is set to false regardless of the stored value, because only the user who loads a run
-    can decide that. ``data.fallback`` is set to null, because a run never falls back to data other
-    than its training data.
-
-    Raises ConfigError, with ``key`` in the message, if the folder contains no run.
-    """
-    require_run(run, key)
-    overrides = OmegaConf.load(run / ".hydra" / "overrides.yaml")
-    cfg = read_yaml(run / ".hydra" / "config.yaml")
-    cfg.trust = False
-    cfg.data.fallback = None
-    return cfg, [str(override) for override in overrides]
 
 
 def read_status(run: Path) -> dict[str, object]:

@@ -6,14 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from torch.utils.data import Dataset
 
 from vae_lightning import rng
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.checks.ranges import Option
 from vae_lightning.config.compose import CONF
-from vae_lightning.config.instantiate import find_class, instantiate, is_within, options_of
+from vae_lightning.config.instantiate import (
+    Recipe,
+    find_class,
+    instantiate,
+    is_within,
+    options_of,
+    resolve,
+)
 from vae_lightning.config.options import check_classes
 from vae_lightning.data.images import ImageData
 from vae_lightning.data.sources.idx import ensure_files
@@ -26,6 +33,15 @@ log = logging.getLogger(__name__)
 OWN_PACKAGES = ("vae_lightning", "torch", "torchvision", "lightning")
 # keys of cfg.data that say where the images come from, not what they are
 SOURCE_KEYS = ("fallback", "instead_of", "mirrors", "classes")
+# component -> the argument of VAE; the order decides which initial weights each component draws
+ARGUMENTS = {
+    "prior": "prior",
+    "objective": "objective",
+    "optimizer": "optimizer",
+    "posterior": "encoder",
+    "likelihood": "decoder",
+    "scheduler": "scheduler",
+}
 
 
 def plain(node: DictConfig) -> dict[str, Any]:
@@ -94,18 +110,26 @@ def is_conditional(cfg: DictConfig) -> bool:
     return bool(cfg.model.get("conditional", False))
 
 
-def with_label(cfg: DictConfig, name: str, kind: str, **size: object) -> dict[str, Any]:
-    """A posterior or likelihood; the network of a conditional model also takes the label."""
-    node = plain(cfg[name])
+def component_nodes(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration of each component; a conditional model's networks also take the label."""
+    nodes: dict[str, Any] = {
+        name: OmegaConf.to_container(cfg[name], resolve=True) if cfg[name] else None
+        for name in ARGUMENTS
+    }
     if is_conditional(cfg):
-        node["network"] = {
-            "_target_": f"vae_lightning.networks.Conditional{kind}",
-            "_partial_": True,
-            "network": node["network"],
-            "classes": cfg.data.classes,
-            **size,
+        sizes = {
+            "posterior": ("Encoder", {"image_shape": list(cfg.data.image_shape)}),
+            "likelihood": ("Decoder", {"latent_dim": cfg.model.latent_dim}),
         }
-    return node
+        for name, (kind, size) in sizes.items():
+            nodes[name]["network"] = {
+                "_target_": f"vae_lightning.networks.Conditional{kind}",
+                "_partial_": True,
+                "network": nodes[name]["network"],
+                "classes": cfg.data.classes,
+                **size,
+            }
+    return nodes
 
 
 def build_module(cfg: DictConfig) -> VAE:
@@ -113,38 +137,24 @@ def build_module(cfg: DictConfig) -> VAE:
 
     Raises ConfigError for a component that cannot be built or does not fit the others.
     """
-    torch.manual_seed(rng.stream_seed(cfg.seed, "weights"))
-
-    def build(name: str, node: dict[str, Any]) -> Any:  # noqa: ANN401 - whatever the configuration names
-        return instantiate(node, name, cfg.trust)
-
-    # the order decides which initial weights each of them draws
-    prior, objective, optimizer = (
-        build(name, plain(cfg[name])) for name in ("prior", "objective", "optimizer")
-    )
-    encoder = build(
-        "posterior", with_label(cfg, "posterior", "Encoder", image_shape=list(cfg.data.image_shape))
-    )
-    decoder = build(
-        "likelihood", with_label(cfg, "likelihood", "Decoder", latent_dim=cfg.model.latent_dim)
-    )
-    scheduler = build("scheduler", plain(cfg.scheduler)) if cfg.scheduler else None
+    nodes = component_nodes(cfg)
     classes = cfg.data.classes if is_conditional(cfg) else 0
-    module = VAE(encoder, decoder, prior, objective, optimizer, scheduler, cfg.seed, classes)
-    try_optimizer(module, optimizer, scheduler)
+    components = {ARGUMENTS[name]: resolve(nodes[name], name, cfg.trust) for name in ARGUMENTS}
+    model = Recipe(VAE, components | {"seed": cfg.seed, "classes": classes})
+    torch.manual_seed(rng.stream_seed(cfg.seed, "weights"))
+    module = model.build()
+    try_optimizer(module)
     return module
 
 
-def try_optimizer(
-    module: VAE, optimizer: Callable[..., Any], scheduler: Callable[..., Any] | None
-) -> None:
+def try_optimizer(module: VAE) -> None:
     """Raises ConfigError for values that torch.optim refuses, before a folder is made."""
     try:
-        made = optimizer(module.parameters())
-        if scheduler:
-            scheduler(made, total_steps=1)
+        made = module.make_optimizer(module.parameters())
+        if module.make_scheduler:
+            module.make_scheduler(made, total_steps=1)
     except (TypeError, ValueError) as error:
-        if not is_within(class_of(optimizer).__module__, ("torch.optim",)):
+        if not is_within(class_of(module.make_optimizer).__module__, ("torch.optim",)):
             raise
         raise ConfigError(f"optimizer, scheduler: {error}") from error
 

@@ -1,7 +1,7 @@
 """5. and 8. The aggregate posterior q(z) = 1/N sum_n q(z|x_n).
 
 The topics are ELBO surgery, total correlation, MMD and VampPrior. Hoffman & Johnson 2016,
-http://approximateinference.org/accepted/HoffmanJohnson2016.pdf; Chen et al. 2018,
+http://approximateinference.org/2016/accepted/HoffmanJohnson2016.pdf; Chen et al. 2018,
 https://arxiv.org/abs/1802.04942. Shapes: N images, L latent dimensions, P points of a grid.
 """
 

@@ -1,0 +1,79 @@
+"""Reads what a run folder holds, except its weights; needs neither torch nor the data."""
+
+import json
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigTypeError
+
+from vae_lightning.checks.errors import ConfigError, one_line
+from vae_lightning.config.compose import COMPOSITION_ERRORS
+from vae_lightning.storage.files import read_json
+
+# files of a run folder
+CONFIG = Path(".hydra", "config.yaml")
+OVERRIDES = Path(".hydra", "overrides.yaml")
+
+
+class StoredRun(NamedTuple):
+    """The configuration and the state of a run."""
+
+    cfg: DictConfig
+    overrides: list[str]  # what was typed
+    state: str  # see run_folder.STATES; "state unknown" if status.json is missing
+    version: str  # of this package, which wrote the run; "unknown" if metrics.json is missing
+
+
+def require_run(run: Path, key: str) -> None:
+    """Raises ConfigError, with ``key`` in the message, unless the folder contains a run."""
+    if not (run / CONFIG).is_file():
+        raise ConfigError(f"{key}={run}: must be a run folder (no {CONFIG} there)")
+
+
+def read_stored(run: Path, key: str) -> StoredRun:
+    """Reads the configuration and the state of a run.
+
+    ``trust`` is set to false regardless of the stored value, because only the user who loads a run
+    can decide that. ``data.fallback`` is set to null, because a run never falls back to data other
+    than its training data.
+
+    Raises ConfigError, with ``key`` in the message, if the folder contains no run or a damaged one.
+    """
+    require_run(run, key)
+    status = read_optional_json(run / "status.json", key)
+    versions = read_optional_json(run / "metrics.json", key).get("versions", "")
+    version = re.search(r"vae_lightning (\S+)", str(versions))
+    try:
+        overrides = [str(override) for override in OmegaConf.load(run / OVERRIDES)]
+        cfg = OmegaConf.load(run / CONFIG)
+        if not isinstance(cfg, DictConfig):
+            raise ConfigTypeError("config.yaml holds no mapping")
+        cfg.trust = False
+        cfg.data.fallback = None
+    except (OSError, *COMPOSITION_ERRORS) as error:
+        raise ConfigError(
+            f"{key}={run}: .hydra is damaged ({one_line(error)});"
+            " the weights in checkpoints/ may be intact"
+        ) from error
+    return StoredRun(
+        cfg,
+        overrides,
+        str(status.get("state", "state unknown")),
+        version.group(1) if version else "unknown",
+    )
+
+
+def read_optional_json(path: Path, key: str) -> dict[str, object]:
+    """Returns the content of a JSON file of a run, empty if it is missing.
+
+    Raises ConfigError if the file is damaged.
+    """
+    try:
+        return read_json(path)
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            f"{key}={path.parent}: {path.name} is damaged ({error});"
+            " remove it, loading does not need it"
+        ) from error
