@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.fork_server import Done, ForkServer
 from browser import BROWSERS, Browser, installed
 from helpers import Command, write_tiny_mnist
 
@@ -50,21 +51,35 @@ def mnist_root() -> Path:
 
 
 @pytest.fixture(scope="session")
-def train() -> Command:
-    """``train(*overrides, cwd=..., data=...)`` runs the command in a process."""
+def server() -> Iterator[ForkServer]:
+    """Runs commands in processes that need not import PyTorch again."""
+    with ForkServer() as server:
+        yield server
 
-    def command(
-        *overrides: str, cwd: Path, data: Path | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        environment = {
-            name: value for name, value in os.environ.items() if name != "VAE_LIGHTNING_DATA"
-        }
-        if data is not None:
-            environment["VAE_LIGHTNING_DATA"] = str(data)
-        arguments = [sys.executable, "-m", "vae_lightning.train", *overrides]
-        return subprocess.run(
-            arguments, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
+
+@pytest.fixture(scope="session")
+def train(server: ForkServer) -> Command:
+    """``train(*overrides, cwd=..., data=...)`` runs the command in a process.
+
+    Lightning starts the further processes of DDP in the way in which the first one was started, so
+    with ``ddp`` this one is started anew.
+    """
+
+    def command(*overrides: str, cwd: Path, data: Path | None = None, ddp: bool = False) -> Done:
+        variables = {"VAE_LIGHTNING_DATA": None if data is None else str(data)}
+        if not ddp:
+            return server.run("train", *overrides, cwd=cwd, variables=variables)
+        environment = {name: value for name, value in os.environ.items() if name not in variables}
+        environment |= {name: value for name, value in variables.items() if value is not None}
+        done = subprocess.run(
+            [sys.executable, "-m", "vae_lightning.train", *overrides],
+            cwd=cwd,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
         )
+        return Done(done.returncode, done.stdout, done.stderr)
 
     return command
 

@@ -3,7 +3,6 @@
 import copy
 import csv
 import functools
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +12,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from benchmarks.fork_server import Done
 from vae_lightning.config.compose import compose
 from vae_lightning.data.images import ImageData
 from vae_lightning.distributions import DiagonalNormalPosterior, FullNormalPosterior
@@ -21,7 +21,7 @@ from vae_lightning.networks import UNCONDITIONAL, Condition
 from vae_lightning.training.assembly import build_data, build_module
 from vae_lightning.training.module import VAE
 
-Command = Callable[..., subprocess.CompletedProcess[str]]
+Command = Callable[..., Done]
 
 IMAGE_SHAPE = [1, 4, 4]
 # arguments of a Trainer that writes and prints nothing

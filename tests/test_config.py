@@ -20,6 +20,7 @@ from vae_lightning.sweeps.names import slug
 from vae_lightning.train import help_text
 from vae_lightning.training.assembly import build_module
 from vae_lightning.training.experiment import run_experiment
+from vae_lightning.training.signals import StopSignals
 from vae_lightning.training.trainer import build_tester
 
 GROUPS = {
@@ -242,7 +243,7 @@ def test_a_refused_configuration_leaves_no_folder(
 
     def run() -> None:
         cfg = checked(f"data.root={tiny_root}", *sizes, *override.split(), strategy)
-        run_experiment(cfg, new_folder(folder, exclusive=True), accelerate, [])
+        run_experiment(cfg, new_folder(folder, exclusive=True), accelerate, StopSignals(), [])
 
     with pytest.raises(ConfigError) as error:
         run()

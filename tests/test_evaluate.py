@@ -1,10 +1,9 @@
 """NLL by importance sampling against exact values, and the evaluate command on a run folder."""
 
+import functools
 import json
 import math
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import distributions
 
+from benchmarks.fork_server import ForkServer
 from helpers import Command
 from vae_lightning.config.compose import compose
 from vae_lightning.evaluation import batches, latents, likelihood, ppca
@@ -143,13 +143,13 @@ def finished(train: Command, tiny_root: Path, tmp_path_factory: pytest.TempPathF
     return folder / "run"
 
 
-def evaluate(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "vae_lightning.evaluate", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+@pytest.fixture(scope="module")
+def evaluate(server: ForkServer) -> Command:
+    return functools.partial(server.run, "evaluate")
 
 
 @pytest.mark.slow
-def test_evaluate_writes_what_it_found(finished: Path) -> None:
+def test_evaluate_writes_what_it_found(finished: Path, evaluate: Command) -> None:
     result = evaluate(f"run={finished}", "samples=50", "compile=true", cwd=finished.parent)
     assert result.returncode == 0, result.stderr
     found = json.loads((finished / "evaluation.json").read_text())
@@ -167,7 +167,9 @@ def test_evaluate_writes_what_it_found(finished: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_cannot_be_read_is_one_line_and_exit_2(finished: Path, tmp_path: Path) -> None:
+def test_a_run_that_cannot_be_read_is_one_line_and_exit_2(
+    finished: Path, tmp_path: Path, evaluate: Command
+) -> None:
     damaged = tmp_path / "damaged"
     shutil.copytree(finished, damaged)
     content = (damaged / "checkpoints" / "best.ckpt").read_bytes()
@@ -201,7 +203,9 @@ def test_a_run_that_cannot_be_read_is_one_line_and_exit_2(finished: Path, tmp_pa
         (["run=nowhere", "sample=3"], "sample: no such key; did you mean samples?"),
     ],
 )
-def test_evaluate_says_what_it_needs(arguments: list[str], expected: str, tmp_path: Path) -> None:
+def test_evaluate_says_what_it_needs(
+    arguments: list[str], expected: str, tmp_path: Path, evaluate: Command
+) -> None:
     result = evaluate(*arguments, cwd=tmp_path)
     assert (result.returncode, result.stderr.count("\n")) == (2, 1)
     assert result.stderr.startswith(f"error: {expected}")

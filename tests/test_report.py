@@ -2,13 +2,12 @@
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from benchmarks.fork_server import ForkServer
 from vae_lightning.sweeps import plots, tables
 
 
@@ -37,9 +36,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_report_writes_the_table_and_the_plots(folder: Path) -> None:
-    command = [sys.executable, "-m", "vae_lightning.report", f"sweep={folder}"]
-    result = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, timeout=300)
+def test_report_writes_the_table_and_the_plots(folder: Path, server: ForkServer) -> None:
+    result = server.run("report", f"sweep={folder}", cwd=folder.parent)
     assert result.returncode == 0, result.stderr
     with (folder / "sweep.csv").open(newline="") as file:
         rows = {row["objective.beta"]: row for row in csv.DictReader(file)}
@@ -71,9 +69,8 @@ def test_plots_show_the_numbers(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_folder_without_jobs_is_one_line_and_exit_2(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "vae_lightning.report", f"sweep={tmp_path}"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+def test_a_folder_without_jobs_is_one_line_and_exit_2(tmp_path: Path, server: ForkServer) -> None:
+    result = server.run("report", f"sweep={tmp_path}", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (
         2,
         f"error: sweep={tmp_path}: must be a sweep folder (no jobs there)\n",

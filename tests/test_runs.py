@@ -2,12 +2,14 @@
 
 import json
 import logging
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from vae_lightning.checks.errors import ConfigError, Interrupted
+from vae_lightning.runs.stored import read_stored
 from vae_lightning.storage import files
 from vae_lightning.storage import run_folder as runs
 
@@ -76,7 +78,7 @@ def test_a_table_has_the_columns_of_all_rows(tmp_path: Path) -> None:
     ("error", "state"),
     [
         (None, "finished"),
-        (Interrupted(Path("run")), "interrupted"),
+        (Interrupted(signal.SIGTERM), "interrupted"),
         (KeyboardInterrupt(), "interrupted"),
         (OSError("full"), "failed"),
     ],
@@ -104,7 +106,7 @@ def test_status_says_how_a_run_ended(
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"resume=.*must be a run folder"):
-        runs.read_config(tmp_path, "resume")
+        read_stored(tmp_path, "resume")
 
 
 @pytest.mark.parametrize("links", [True, False])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal, kl_divergence
 
+from benchmarks.fork_server import ForkServer
 from helpers import Command
 from vae_lightning import distributions, objectives, verify
 from vae_lightning.config.compose import compose
@@ -238,13 +239,14 @@ def assert_adds_up(text: str, images: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_trained_run_adds_up_and_has_a_picture(train: Command, tmp_path: Path) -> None:
+def test_a_trained_run_adds_up_and_has_a_picture(
+    train: Command, server: ForkServer, tmp_path: Path
+) -> None:
     """A conditional model, from the command line."""
     result = train(*SMALL, "model.latent_dim=2", "model.conditional=true", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     before = sorted(tmp_path.rglob("*"))
-    arguments = [sys.executable, "-m", "vae_lightning.verify", "run=run", "images=2"]
-    result = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    result = server.run("verify", "run=run", "images=2", cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     assert_adds_up(result.stdout, 2)
     picture = tmp_path / "run" / "pictures" / "verify.png"

@@ -28,6 +28,7 @@ from vae_lightning.config.environment import (
 from vae_lightning.runs.stored import read_stored
 from vae_lightning.storage import run_folder
 from vae_lightning.sweeps.driver import run_sweep
+from vae_lightning.training.signals import StopSignals, ignore_stop_signals
 
 # what --help lists
 MOST_USED_OPTIONS = (
@@ -49,7 +50,7 @@ MOST_USED_OPTIONS = (
 
 def main() -> None:
     """Runs the command: training, a sweep, a resumed run, or a worker process of DDP."""
-    with exit_codes():
+    with exit_codes(), StopSignals() as stop:
         if is_started_process():
             join(Path(os.environ[RUN_VARIABLE]))
             return
@@ -61,11 +62,10 @@ def main() -> None:
             arguments.hydra_main("config", argv, lambda _: None)
         elif args.multirun:
             sys.exit(0 if run_sweep(args, argv) else 1)
-        elif runs := [word for word in args.overrides if is_resume(word)]:
-            others = [word for word in args.overrides if not word.startswith("resume=")]
-            resume(Path(runs[-1].removeprefix("resume=")), others)
+        elif runs := [run for word in args.overrides if (run := resumed_run(word))]:
+            resume(Path(runs[-1]), args.overrides, stop)
         else:
-            start(args)
+            start(args, stop)
 
 
 def help_text() -> str:
@@ -82,14 +82,18 @@ def help_text() -> str:
     )
 
 
-def is_resume(override: str) -> bool:
-    """Returns whether an override continues an existing run."""
-    return override.startswith("resume=") and override != "resume=null"
+def resumed_run(override: str) -> str | None:
+    """Returns the run that an override continues, if it does: resume=RUN, also with + or ++."""
+    key, _, value = override.partition("=")
+    return value if key.lstrip("+") == "resume" and value not in ("", "null") else None
 
 
-def start(args: argparse.Namespace) -> None:
+def start(args: argparse.Namespace, stop: StopSignals) -> None:
     """Starts a new run; checks the configuration before it creates the run folder."""
     cfg = compose("config", [*search_path(args.config_dir), *args.overrides])
+    if cfg.resume is not None:  # a file of the configuration says so
+        resume(Path(cfg.resume), args.overrides, stop)
+        return
     options.check(cfg)
     is_folder_given = any(word.startswith("hydra.run.dir=") for word in args.overrides)
     if cfg.accelerator.num_nodes > 1:
@@ -103,7 +107,7 @@ def start(args: argparse.Namespace) -> None:
         if rank()
         else run_folder.new_folder(path, exclusive=not is_folder_given)
     )
-    run(cfg, folder, args.overrides)
+    run(cfg, folder, stop, args.overrides)
 
 
 def check_nodes(cfg: DictConfig, is_folder_given: bool) -> None:
@@ -118,11 +122,11 @@ def check_nodes(cfg: DictConfig, is_folder_given: bool) -> None:
         )
 
 
-def resume(folder: Path, overrides: Sequence[str]) -> None:
+def resume(folder: Path, overrides: Sequence[str], stop: StopSignals) -> None:
     """Continues a run from last.ckpt in its folder.
 
-    Of its options, only trainer.max_epochs may change, and it may only increase. ``trust`` is
-    false unless the overrides set it.
+    Of its options, only trainer.max_epochs may change. At or below the number of finished epochs,
+    it ends the run with its test. ``trust`` is false unless the overrides set it.
     """
     stored = read_stored(folder, "resume")
     cfg = stored.cfg
@@ -131,24 +135,27 @@ def resume(folder: Path, overrides: Sequence[str]) -> None:
     for override in overrides:
         key, _, value = override.partition("=")
         if key == "trust":
-            cfg.trust = value == "true"
-        elif key == "trainer.max_epochs" and value.isdigit() and int(value) >= epochs:
+            cfg.trust = {"true": True, "false": False}.get(value, value)
+        elif key == "trainer.max_epochs" and value.isdigit():
             cfg.trainer.max_epochs = int(value)
-        elif override not in stored.overrides:
+        elif override not in stored.overrides and key.lstrip("+") not in ("resume", "experiment"):
             raise ConfigError(
-                f"{override}: must not change on resume; "
-                f"only trainer.max_epochs may increase, from {epochs}"
+                f"{override}: must not change on resume; only trainer.max_epochs may, from {epochs}"
             )
-    if stored.state == "finished" and cfg.trainer.max_epochs == epochs:
-        advice = f"resume={folder} trainer.max_epochs={2 * epochs}"
-        print(f"{folder} is finished: {epochs} epochs. To train longer: {advice}")
-        return
     options.check_values(cfg)
-    run(cfg, nullcontext(folder), None)
+    wanted = cfg.trainer.max_epochs
+    if stored.state == "finished" and (wanted == epochs or wanted <= stored.epochs):
+        advice = f"resume={folder} trainer.max_epochs={2 * epochs}"
+        print(f"{folder} is finished: {stored.epochs} epochs. To train longer: {advice}")
+        return
+    run(cfg, nullcontext(folder), stop, None)
 
 
 def run(
-    cfg: DictConfig, folder: AbstractContextManager[Path], overrides: Sequence[str] | None
+    cfg: DictConfig,
+    folder: AbstractContextManager[Path],
+    stop: StopSignals,
+    overrides: Sequence[str] | None,
 ) -> None:
     """Runs the experiment and prints its results or, if interrupted, the command that resumes it.
 
@@ -158,10 +165,11 @@ def run(
     from vae_lightning.training.experiment import run_experiment
 
     try:
-        result = run_experiment(cfg, folder, accelerate, overrides, resumes=overrides is None)
+        result = run_experiment(cfg, folder, accelerate, stop, overrides, resumes=overrides is None)
     except Interrupted as interruption:
-        command = f"python -m vae_lightning.train resume={shlex.quote(str(interruption.run))}"
-        print(f"interrupted. To continue: {command}", file=sys.stderr)
+        if interruption.run is not None:
+            command = f"python -m vae_lightning.train resume={shlex.quote(str(interruption.run))}"
+            print(f"interrupted. To continue: {command}", file=sys.stderr)
         raise
     if result is not None:
         print(result.table)
@@ -174,10 +182,10 @@ def join(folder: Path) -> None:
 
     cfg = read_stored(folder, RUN_VARIABLE).cfg
     cfg.trust = True  # rank 0 has checked the same configuration
+    ignore_stop_signals()
+    resumes = bool(os.environ.get(RESUMES_VARIABLE))
     try:
-        run_experiment(
-            cfg, nullcontext(folder), accelerate, resumes=bool(os.environ.get(RESUMES_VARIABLE))
-        )
+        run_experiment(cfg, nullcontext(folder), accelerate, StopSignals(), resumes=resumes)
     except Interrupted:
         # rank 0 reports the interruption; another code makes Lightning kill rank 0 before that
         sys.exit(0)

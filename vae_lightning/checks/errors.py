@@ -1,6 +1,7 @@
 """The exception for invalid user input, and functions that format its message."""
 
 import difflib
+import signal
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,12 +18,24 @@ class ConfigError(ValueError):
         super().__init__(one_line(message))
 
 
-class Interrupted(Exception):
-    """A run was interrupted and saved the state that it needs to continue."""
+class Interrupted(BaseException):
+    """A signal asked a run to stop. What it needs to continue is saved.
 
-    def __init__(self, run: Path) -> None:
-        super().__init__(f"{run} was interrupted")
-        self.run = run
+    It does not derive from Exception, so that no handler of errors takes it for one.
+
+    Args:
+        number: the signal.
+        run: the run folder; None if there is none yet.
+    """
+
+    def __init__(self, number: int, run: Path | None = None) -> None:
+        super().__init__(f"interrupted by {signal.Signals(number).name}")
+        self.number, self.run = number, run
+
+    @property
+    def exit_code(self) -> int:
+        """130 after Ctrl-C, 143 after every other signal."""
+        return 130 if self.number == signal.SIGINT else 143
 
 
 def one_line(message: object) -> str:

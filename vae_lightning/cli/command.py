@@ -1,6 +1,7 @@
 """Turns a function of a configuration into a command with exit codes.
 
-Exit codes: 0 success, 2 invalid command or configuration, 130 interrupted, 1 any other failure.
+Exit codes: 0 success, 2 invalid command or configuration, 130 stopped by Ctrl-C, 143 stopped by
+another signal, 1 any other failure.
 """
 
 import functools
@@ -47,7 +48,7 @@ class ConsoleHandler(logging.Handler):
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    """Turns ConfigError into a one-line message and exit code 2, an interruption into code 130.
+    """Turns ConfigError into a one-line message and exit code 2, a signal into code 130 or 143.
 
     All other exceptions keep their traceback.
     """
@@ -62,7 +63,9 @@ def exit_codes() -> Iterator[None]:
         if REFUSAL_VARIABLE in os.environ:
             Path(os.environ[REFUSAL_VARIABLE]).write_text(str(error))
         sys.exit(2)
-    except (Interrupted, KeyboardInterrupt):
+    except Interrupted as interruption:
+        sys.exit(interruption.exit_code)
+    except KeyboardInterrupt:
         sys.exit(130)
     finally:
         logger.removeHandler(handler)

@@ -4,12 +4,7 @@ Loading needs no data and executes no stored code.
 """
 
 import logging
-import pickle
 from pathlib import Path
-from typing import TypedDict
-
-import torch
-from torch import Tensor
 
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.runs.build import build
@@ -17,6 +12,7 @@ from vae_lightning.runs.run import Run
 from vae_lightning.runs.safetensors import read_safetensors
 from vae_lightning.runs.stored import read_stored
 from vae_lightning.storage import run_folder
+from vae_lightning.training.checkpoint import read_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -55,11 +51,6 @@ def read_run(run: Path, checkpoint: str, trust: bool) -> Run:
             f" resume={run} continues its training"
         )
     weights = read_checkpoint(run / CHECKPOINTS[checkpoint], f"run={run}")
-    if "state_dict" not in weights or "global_step" not in weights:
-        raise ConfigError(
-            f"run={run}: {checkpoint}.ckpt is not a checkpoint of this package; "
-            "it has no state_dict or no global_step"
-        )
     step = weights["global_step"]
     if stored.state != "finished":
         state = stored.state
@@ -68,30 +59,3 @@ def read_run(run: Path, checkpoint: str, trust: bool) -> Run:
         )
     module = build(stored.cfg, weights["state_dict"], f"run={run}", stored.version, trust)
     return Run(run, stored.cfg, module, checkpoint, step)
-
-
-class StoredCheckpoint(TypedDict, total=False):
-    """What loading needs of a checkpoint."""
-
-    state_dict: dict[str, Tensor]
-    global_step: int
-
-
-def read_checkpoint(path: Path, source: str) -> StoredCheckpoint:
-    """Reads a checkpoint without executing stored code.
-
-    Args:
-        path: the file.
-        source: the run as ``run=PATH``, for error messages.
-
-    Raises ConfigError if the file is missing or damaged.
-    """
-    if not path.is_file():
-        raise ConfigError(
-            f"{source}: must have {path.name}, which is written at the end of the first epoch"
-        )
-    try:
-        return torch.load(path, weights_only=True, map_location="cpu")
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        other = "last" if path.name == run_folder.BEST.name else "best"
-        raise ConfigError(f"{source}: {path.name} is damaged; try checkpoint={other}") from error

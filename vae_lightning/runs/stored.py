@@ -24,6 +24,7 @@ class StoredRun(NamedTuple):
     overrides: list[str]  # what was typed
     state: str  # see run_folder.STATES; "state unknown" if status.json is missing
     version: str  # of this package, which wrote the run; "unknown" if metrics.json is missing
+    epochs: int  # finished epochs: rows of metrics.csv
 
 
 def require_run(run: Path, key: str) -> None:
@@ -62,7 +63,13 @@ def read_stored(run: Path, key: str) -> StoredRun:
         overrides,
         str(status.get("state", "state unknown")),
         version.group(1) if version else "unknown",
+        count_rows(run / "metrics.csv"),
     )
+
+
+def count_rows(path: Path) -> int:
+    """Returns the number of rows of a CSV file below its header, 0 without a file."""
+    return max(0, len(path.read_text().splitlines()) - 1) if path.is_file() else 0
 
 
 def read_optional_json(path: Path, key: str) -> dict[str, object]:

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+TEMPORARY = ".tmp-"  # the names of files that are being written begin with it
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
@@ -18,7 +20,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     leaves either the old file or the new one. If the body raises, ``path`` stays unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     try:
         yield temporary
         sync(temporary)
@@ -27,6 +29,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def remove_temporary(folder: Path) -> None:
+    """Removes the temporary files that killed processes left in a folder and its subfolders."""
+    for path in folder.rglob(f"{TEMPORARY}*"):
+        path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

@@ -1,6 +1,7 @@
 """Creates a run folder and writes the configuration and state of the run to it."""
 
 import logging
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,12 +10,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigTypeError
 
 from vae_lightning.checks.errors import ConfigError, Interrupted
-from vae_lightning.storage.files import read_json, write_json, write_text
+from vae_lightning.storage.files import TEMPORARY, read_json, write_json, write_text
+from vae_lightning.storage.lock import LOCK, claim
 
 LAST = Path("checkpoints", "last.ckpt")
 BEST = Path("checkpoints", "best.ckpt")
 # what is logged here appears in train.log only, not on the terminal
 RECORD_LOGGER = "vae_lightning.record"
+# what a run writes before its configuration
+FIRST_FILES = {LOCK, "status.json", "train.log", ".hydra/overrides.yaml", ".hydra/hydra.yaml"}
 STATES = ("running", "finished", "interrupted", "failed")
 
 
@@ -47,11 +51,28 @@ def new_folder(folder: Path, exclusive: bool, key: str = "hydra.run.dir") -> Ite
 
 
 def create_empty_folder(folder: Path, key: str) -> Path:
-    """Creates the folder with exactly this path; it may exist if it is empty."""
+    """Creates the folder with exactly this path; it may exist if it is empty.
+
+    What a run left that was killed before its configuration was written is removed.
+    """
+    if folder.is_dir():
+        remove_unstarted(folder, key)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{key}={folder}: must be a new or empty folder")
     folder.mkdir(parents=True, exist_ok=True)
     return folder.resolve()
+
+
+def remove_unstarted(folder: Path, key: str) -> None:
+    """Empties a folder that holds nothing but the first files of a run without a configuration."""
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    names = {str(path.relative_to(folder)) for path in found if TEMPORARY not in path.name}
+    if LOCK in names and names <= FIRST_FILES:
+        with claim(folder, key):
+            for path in found:
+                path.unlink()
+            for path in folder.iterdir():
+                path.rmdir()
 
 
 def create_unique_folder(folder: Path) -> Path:
@@ -123,19 +144,19 @@ def write_alarm(run: Path, alarm: str | None) -> None:
 def recorded(run: Path) -> Iterator[None]:
     """Writes status.json and train.log of a run while the body trains it.
 
-    Exceptions are passed on; Ctrl-C raises Interrupted.
+    Exceptions are passed on; an interruption also names the run.
     """
     handler = logging.FileHandler(run / "train.log")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("vae_lightning")
     logger.addHandler(handler)
-    write_status(run, "running")
     try:
+        write_status(run, "running")
         yield
     except (Interrupted, KeyboardInterrupt) as error:
         write_status(run, "interrupted")
         logger.info("interrupted")
-        raise Interrupted(run) from error
+        raise Interrupted(getattr(error, "number", signal.SIGINT), run) from error
     except BaseException as error:
         write_status(run, "failed", f"{type(error).__name__}: {error}")
         logger.error("failed: %s", error, exc_info=True)

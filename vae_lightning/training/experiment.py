@@ -12,16 +12,19 @@ from omegaconf import DictConfig
 
 from vae_lightning.config.environment import RESUMES_VARIABLE, RUN_VARIABLE, environment
 from vae_lightning.data.images import ImageData
-from vae_lightning.storage import run_folder
+from vae_lightning.storage import files, run_folder
 from vae_lightning.storage.files import write_json
 from vae_lightning.storage.lock import claim
+from vae_lightning.storage.run_folder import BEST, LAST, write_status
 from vae_lightning.training import summary, tensorboard, threads
 from vae_lightning.training.assembly import build_data, build_module, check_user_classes
 from vae_lightning.training.callbacks.interrupt import Interrupt
 from vae_lightning.training.callbacks.progress import Progress
 from vae_lightning.training.callbacks.recorder import Recorder
+from vae_lightning.training.checkpoint import SavedProgress, read_checkpoint, saved_progress
 from vae_lightning.training.final_table import final_table
 from vae_lightning.training.module import VAE
+from vae_lightning.training.signals import StopSignals
 from vae_lightning.training.trainer import build_trainer, silence_notices
 
 log = logging.getLogger(__name__)
@@ -31,12 +34,19 @@ Accelerate = Callable[[DictConfig, Trainer, VAE, ImageData], AbstractContextMana
 
 
 class Parts(NamedTuple):
-    """What trains: made once from a configuration."""
+    """What an experiment consists of."""
 
     trainer: Trainer
     module: VAE
     data: ImageData
     recorder: Recorder
+    run: Path
+    saved: SavedProgress  # of a run that continues
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """What training continues from."""
+        return self.run / LAST if self.saved.steps else None
 
 
 class Result(NamedTuple):
@@ -50,6 +60,7 @@ def run_experiment(
     cfg: DictConfig,
     folder: AbstractContextManager[Path],
     accelerate: Accelerate,
+    stop: StopSignals,
     overrides: Sequence[str] | None = None,
     resumes: bool = False,
 ) -> Result | None:
@@ -60,11 +71,12 @@ def run_experiment(
         folder: a context that yields the run folder. It is entered after data and model were built,
             so that a refused configuration leaves no folder.
         accelerate: see ``Accelerate``.
+        stop: tells when a signal asks the run to stop.
         overrides: what was typed, to be recorded; None if it is recorded already.
-        resumes: continue from last.ckpt, if there is one.
+        resumes: continue from last.ckpt; without that file, start again.
 
-    Raises ConfigError for a configuration that cannot be run, and Interrupted if the run was asked
-    to stop.
+    Raises ConfigError for a configuration that cannot be run and for a damaged last.ckpt, and
+    Interrupted if the run was asked to stop.
     """
     start = threads.load()
     silence_notices()
@@ -73,17 +85,11 @@ def run_experiment(
     module = build_module(cfg)
     module.start_from(data)
     with folder as run:
-        checkpoint = (
-            run / run_folder.LAST if resumes and (run / run_folder.LAST).is_file() else None
-        )
-        recorder = Recorder(run)
-        callbacks = [Progress(), Interrupt(run, recorder), recorder]
-        trainer = build_trainer(cfg, callbacks, tensorboard.tensorboard_logger(run, checkpoint))
-        lock = claim(run) if trainer.is_global_zero else nullcontext()
-    parts = Parts(trainer, module, data, recorder)
-    if not trainer.is_global_zero:
+        parts = make_parts(cfg, data, module, run, stop, resumes)
+        lock = claim(run) if parts.trainer.is_global_zero else nullcontext()
+    if not parts.trainer.is_global_zero:
         use_threads(cfg, start)
-        train_and_test(cfg, parts, run, checkpoint, accelerate)
+        train_and_test(cfg, parts, accelerate, stop)
         return None
     with lock, run_folder.recorded(run):
         if overrides is not None:
@@ -92,8 +98,33 @@ def run_experiment(
         run_folder.write_config(run, cfg)
         log.info("data: %s", summary.describe_data(cfg, data))
         log.info("KL: %s", summary.describe_kl(module, data))
-        test = train_and_test(cfg, parts, run, checkpoint, accelerate)
-        return conclude(cfg, parts, run, test)
+        if resumes:
+            files.remove_temporary(run)
+            tensorboard.remove_end(run)
+            log.info("%s", describe_progress(parts.saved, cfg.trainer.max_epochs))
+        test = train_and_test(cfg, parts, accelerate, stop)
+        return conclude(cfg, parts, test)
+
+
+def make_parts(
+    cfg: DictConfig, data: ImageData, module: VAE, run: Path, stop: StopSignals, resumes: bool
+) -> Parts:
+    """Makes the trainer; raises ConfigError if it cannot be made or last.ckpt is damaged."""
+    recorder = Recorder(run)
+    saved = saved_progress(run, recorder.state_key) if resumes else SavedProgress(0, 0)
+    callbacks = [Progress(), recorder, Interrupt(stop, recorder)]
+    logger = tensorboard.ScalarLogger(run, saved.steps if resumes else None)
+    trainer = build_trainer(cfg, callbacks, logger, saved.epochs)
+    return Parts(trainer, module, data, recorder, run, saved)
+
+
+def describe_progress(saved: SavedProgress, epochs: int) -> str:
+    """A line about where a resumed run continues."""
+    if not saved.steps:
+        return "resume: the run has no last.ckpt, and starts again from its first step"
+    if saved.epochs >= epochs:
+        return f"resume: {saved.epochs} epochs are done, no further one is trained"
+    return f"resume: continues after {saved.epochs} epochs, at step {saved.steps}"
 
 
 def use_threads(cfg: DictConfig, start: threads.Load | None) -> None:
@@ -105,33 +136,36 @@ def use_threads(cfg: DictConfig, start: threads.Load | None) -> None:
 
 
 def train_and_test(
-    cfg: DictConfig, parts: Parts, run: Path, checkpoint: Path | None, accelerate: Accelerate
+    cfg: DictConfig, parts: Parts, accelerate: Accelerate, stop: StopSignals
 ) -> dict[str, float]:
     """Trains in all processes and tests best.ckpt; returns the test terms."""
-    trainer, module, data, _ = parts
-    with environment(**{RUN_VARIABLE: str(run), RESUMES_VARIABLE: "1" if checkpoint else ""}):
+    trainer, module, data, run = parts.trainer, parts.module, parts.data, parts.run
+    variables = {
+        RUN_VARIABLE: str(run),
+        RESUMES_VARIABLE: "1" if parts.checkpoint else "",
+    }
+    with environment(**variables), stop.deferred(lambda: write_status(run, "interrupted")):
         tensorboard.begin_hparams(cfg, trainer)
         try:
             with accelerate(cfg, trainer, module, data):
-                trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+                trainer.fit(module, data, ckpt_path=parts.checkpoint, weights_only=True)
             trainer.strategy.barrier("best.ckpt")  # rank 0 still links it while the others go on
-            best = torch.load(run / run_folder.BEST, weights_only=True, map_location="cpu")
-            module.load_state_dict(best["state_dict"])
+            module.load_state_dict(read_checkpoint(run / BEST, f"resume={run}")["state_dict"])
             (test,) = trainer.test(module, data, verbose=False)
-        except BaseException:
+        except Exception:
             tensorboard.end_hparams(trainer, "FAILURE")
             raise
     return dict(test)
 
 
-def conclude(cfg: DictConfig, parts: Parts, run: Path, test: dict[str, float]) -> Result:
+def conclude(cfg: DictConfig, parts: Parts, test: dict[str, float]) -> Result:
     """Writes metrics.json and TensorBoard's last values."""
-    trainer, module, data, recorder = parts
+    trainer, module, data, recorder, run, _ = parts
     device = trainer.strategy.root_device
     metrics = summary.final_metrics(module, data, recorder.rows, recorder.best(), test, device)
-    write_json(run / "metrics.json", metrics)
     tensorboard.write_embedding(trainer, module, data)
     tensorboard.end_hparams(trainer, "SUCCESS")
+    write_json(run / "metrics.json", metrics)
     data_line = summary.describe_data(cfg, data)
     alarm = run_folder.read_status(run).get("alarm")
     table = final_table(metrics, data_line, module.latent_dim, run, alarm)

@@ -33,35 +33,52 @@ UNCOMPARED_KEYS = (
     "compile",
     "threads",
 )
+FOLDER = "tensorboard"  # in a run folder
+END_SUFFIX = ".end"  # of the file that records how the run ended
 EMBEDDED_IMAGES = 1000  # test images in the embedding projector
 
 
 class ScalarLogger(TensorBoardLogger):
-    """Lightning's logger without the scalar ``epoch`` that it adds to every step."""
+    """Lightning's logger, which writes each scalar once per step, and no scalar ``epoch``.
+
+    Args:
+        run: the run folder; the logger writes into its subfolder tensorboard.
+        first_step: TensorBoard hides what was written before from this step on, at which a resumed
+            run continues; None for a new run.
+
+    Lightning logs the terms of a training epoch after the checkpoint of that epoch. A run that is
+    killed between the two would never log them, so the recorder logs them first.
+    """
+
+    def __init__(self, run: Path, first_step: int | None) -> None:
+        super().__init__(
+            run, name=FOLDER, version="", default_hp_metric=False, purge_step=first_step
+        )
+        self.logged_at: dict[str, int | None] = {}
+        self.logged_by_validation: set[str] = set()
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Writes all but the epoch."""
-        super().log_metrics(
-            {name: value for name, value in metrics.items() if name != "epoch"}, step
-        )
+        """Writes the scalars that were not written for this step yet."""
+        new = {
+            name: value
+            for name, value in metrics.items()
+            if name != "epoch" and self.logged_at.get(name, -1) != step
+        }
+        self.logged_at |= dict.fromkeys(new, step)
+        if new:
+            super().log_metrics(new, step)
+
+    def log_epoch(self, metrics: Mapping[str, float], step: int) -> None:
+        """Writes the scalars of an epoch to the file, without those of an earlier validation."""
+        self.logged_by_validation |= {name for name in metrics if self.logged_at.get(name) == step}
+        others = {k: value for k, value in metrics.items() if k not in self.logged_by_validation}
+        self.log_metrics(others, step)
+        self.experiment.flush()
 
 
-def tensorboard_logger(run: Path, checkpoint: Path | None) -> TensorBoardLogger:
-    """A logger that writes into run/tensorboard.
-
-    A resumed run hides what was written after its checkpoint.
-    """
-    purge = (
-        torch.load(checkpoint, weights_only=True, mmap=True)["global_step"] if checkpoint else None
-    )
-    return ScalarLogger(
-        run, name="tensorboard", version="", default_hp_metric=False, purge_step=purge
-    )
-
-
-def logger_of(trainer: Trainer) -> TensorBoardLogger:
+def logger_of(trainer: Trainer) -> ScalarLogger:
     """The logger of a run."""
-    assert isinstance(trainer.logger, TensorBoardLogger)
+    assert isinstance(trainer.logger, ScalarLogger)
     return trainer.logger
 
 
@@ -87,7 +104,10 @@ def begin_hparams(cfg: DictConfig, trainer: Trainer) -> None:
 
 @rank_zero_only
 def end_hparams(trainer: Trainer, status: str) -> None:
-    """Records in TensorBoard how the run ended: SUCCESS or FAILURE."""
+    """Records in TensorBoard how the run ended: SUCCESS or FAILURE.
+
+    The record has a file of its own, because TensorBoard shows the first one that it finds.
+    """
     from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata  # pyright: ignore[reportAttributeAccessIssue] - protobuf defines them at run time
     from tensorboard.plugins.hparams import api_pb2, metadata
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo  # pyright: ignore[reportAttributeAccessIssue] - protobuf defines them at run time
@@ -103,9 +123,15 @@ def end_hparams(trainer: Trainer, status: str) -> None:
     )
     summary = Summary(value=[Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=data)])
     # Lightning closes its own writer when a run fails
-    with SummaryWriter(logger_of(trainer).log_dir) as writer:
+    with SummaryWriter(logger_of(trainer).log_dir, filename_suffix=END_SUFFIX) as writer:
         assert writer.file_writer is not None
         writer.file_writer.add_summary(summary)
+
+
+def remove_end(run: Path) -> None:
+    """Removes the record of how a run ended, because it continues."""
+    for path in (run / FOLDER).glob(f"*{END_SUFFIX}"):
+        path.unlink()
 
 
 def write_embedding(trainer: Trainer, module: VAE, data: ImageData) -> None:

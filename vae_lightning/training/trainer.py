@@ -39,13 +39,18 @@ def silence_notices() -> None:
     )
 
 
-def build_trainer(cfg: DictConfig, callbacks: Sequence[Callback], logger: Logger) -> Trainer:
+def build_trainer(
+    cfg: DictConfig, callbacks: Sequence[Callback], logger: Logger, done: int = 0
+) -> Trainer:
     """The Trainer of a run, with the configuration's callbacks before the given ones.
+
+    ``done`` epochs are finished already; more than ``trainer.max_epochs`` means no further one.
 
     Raises ConfigError for an argument that the Trainer does not support and for a device that the
     machine does not have.
     """
     own = {"logger": logger, "default_root_dir": logger.save_dir}
+    own["max_epochs"] = max(cfg.trainer.max_epochs, done)
     return make_trainer(cfg, trainer_arguments(cfg, callbacks) | own)
 
 

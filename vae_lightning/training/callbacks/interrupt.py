@@ -1,46 +1,33 @@
 """Stops a run when it is asked to, so that it can continue."""
 
-import logging
-import os
 import signal
-from pathlib import Path
-from types import FrameType
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 
 from vae_lightning.checks.errors import Interrupted
-from vae_lightning.storage.run_folder import write_status
 from vae_lightning.training.callbacks.recorder import Recorder
+from vae_lightning.training.signals import StopSignals
 
-log = logging.getLogger(__name__)
 
+class Interrupt(Checkpoint):
+    """Stops at the end of a training step, of an epoch or of a test batch if a signal asks for it.
 
-class Interrupt(Callback):
-    """Stops the run at the first Ctrl-C or SIGTERM: saves last.ckpt and raises Interrupted.
-
-    The second signal ends the process at once. A run that is resumed from the checkpoint gives the
-    same numbers as a run that was never interrupted.
+    A run that is resumed from the checkpoint gives the same numbers as a run that was never
+    interrupted. After the last step of an epoch, the validation and the row of the epoch come
+    first. As a Checkpoint this callback is called after the recorder, if it is listed after it.
     """
 
-    def __init__(self, run: Path, recorder: Recorder) -> None:
-        self.run, self.recorder, self.received = run, recorder, False
+    def __init__(self, stop: StopSignals, recorder: Recorder) -> None:
+        self.stop, self.recorder = stop, recorder
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Handles the signals on rank 0; the other ranks ignore them."""
-        self.handlers = {
-            number: signal.signal(
-                number, self.receive if trainer.is_global_zero else signal.SIG_IGN
-            )
-            for number in (signal.SIGINT, signal.SIGTERM)
-        }
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes the signals back from Lightning, which handles SIGTERM itself."""
+        self.stop.install()
 
-    def receive(self, number: int, frame: FrameType | None) -> None:
-        """Remembers the first signal; the second one ends the process at once."""
-        if self.received:
-            write_status(self.run, "interrupted")
-            os._exit(130)
-        self.received = True
-        log.info("stopping after this step; press Ctrl-C again to stop now")
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes the signals back from Lightning, which handles SIGTERM itself."""
+        self.stop.install()
 
     def on_train_batch_end(
         self,
@@ -50,17 +37,36 @@ class Interrupt(Callback):
         batch: object,
         batch_idx: int,
     ) -> None:
-        """Saves and stops if a signal was received on any rank."""
-        stop = self.received
-        if trainer.world_size > 1:
-            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
-        if stop:
+        """Saves and stops within an epoch."""
+        if not trainer.is_last_batch and self.is_asked(trainer):
             self.recorder.save(trainer)
-            raise Interrupted(self.run)
+            self.raise_interrupted()
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restores the handlers; a signal after the last step takes effect now, after saving."""
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
-        if self.received:
-            raise Interrupted(self.run)
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops between two epochs; the recorder has saved."""
+        if self.is_asked(trainer):
+            self.raise_interrupted()
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Stops within the test; a resumed run repeats the test."""
+        if self.is_asked(trainer):
+            self.raise_interrupted()
+
+    def is_asked(self, trainer: Trainer) -> bool:
+        """Whether a signal was received on any rank."""
+        asked = self.stop.received is not None
+        if trainer.world_size > 1:
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+        return asked
+
+    def raise_interrupted(self) -> None:
+        """Raises Interrupted; only the first process knows the signal."""
+        raise Interrupted(self.stop.received or signal.SIGTERM)

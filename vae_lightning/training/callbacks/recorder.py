@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from vae_lightning.storage.files import atomic_write, link, write_csv
 from vae_lightning.storage.run_folder import BEST, LAST
 from vae_lightning.training.module import VAE
+from vae_lightning.training.tensorboard import logger_of
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,11 @@ class Recorder(Checkpoint):
         assert isinstance(elapsed, float)
         self.rows, self.elapsed = rows, elapsed
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the table of a resumed run, which may have been killed after its checkpoint."""
+        if trainer.is_global_zero and self.rows:
+            write_csv(self.run / "metrics.csv", self.rows)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock; on_train_epoch_start follows unless an interrupted epoch continues."""
         self.started = self.trained = time.perf_counter() - self.elapsed
@@ -60,7 +66,6 @@ class Recorder(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Adds the row and saves."""
         assert isinstance(pl_module, VAE)
-        assert trainer.logger is not None
         now = time.perf_counter()
         trained = self.trained if self.trained > self.started else now
         row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step}
@@ -71,10 +76,10 @@ class Recorder(Checkpoint):
         }
         self.rows.append(row)
         rate = trainer.optimizers[0].param_groups[0]["lr"]
-        trainer.logger.log_metrics(
-            {"optimizer/lr": rate, "speed/images_per_second": row["images_per_second"]},
-            trainer.global_step - 1,
-        )
+        logged = {"optimizer/lr": rate, "speed/images_per_second": row["images_per_second"]}
+        logged |= {name: float(value) for name, value in trainer.logged_metrics.items()}
+        if trainer.is_global_zero:
+            logger_of(trainer).log_epoch(logged, trainer.global_step - 1)
         self.save(trainer, best=row is self.best())
         if trainer.is_global_zero:
             write_csv(self.run / "metrics.csv", self.rows)

@@ -1,0 +1,1 @@
+"""Attacks on runs: signals, kills, damaged folders, foreign configurations, wrong commands."""

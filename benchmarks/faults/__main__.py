@@ -1,0 +1,52 @@
+"""Attack runs in every way that is known, and count what holds: ``python -m benchmarks.faults``."""
+
+import argparse
+import random
+import signal
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks import images, report
+from benchmarks.faults import stops
+from benchmarks.fork_server import ForkServer
+
+
+def stopped(runs: stops.Runs, kills: int) -> Iterator[tuple[str, str, str]]:
+    """Yields the kind, a description and what is wrong of every stop."""
+    numbers = (*stops.SIGNALS, signal.SIGKILL)
+    for attack in (*stops.attacks(numbers), *stops.one_step_attacks((signal.SIGTERM, 9))):
+        (fault,) = attack.faults
+        name = "SIGKILL" if fault.number == signal.SIGKILL else "signal"
+        yield f"{name}, {attack.phase}", str(fault), runs.stop(attack)
+    generator = random.Random(0)
+    for _ in range(kills):
+        yield "several signals at random moments", "", runs.kill_at_random(generator, 3)
+
+
+def main() -> None:
+    """Prints a table: kind of attack, tried, held."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__)
+    parser.add_argument(
+        "--kills", type=int, default=50, help="runs that are killed at random moments"
+    )
+    args = parser.parse_args()
+    tried: Counter[str] = Counter()
+    held: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory() as folder, ForkServer() as server:
+        data = Path(folder, "data")
+        images.write(data, 600, 130)
+        runs = stops.Runs(server, data, Path(folder))
+        for kind, name, wrong in stopped(runs, args.kills):
+            tried[kind] += 1
+            held[kind] += not wrong
+            if wrong:
+                print(f"{kind}: {name}: {wrong}", file=sys.stderr, flush=True)
+    rows = [(kind, str(tried[kind]), str(held[kind])) for kind in tried]
+    print(report.table(("kind of attack", "tried", "held"), rows))
+
+
+if __name__ == "__main__":
+    main()

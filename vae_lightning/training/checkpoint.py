@@ -1,0 +1,79 @@
+"""Reads the checkpoints of a run without executing stored code."""
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple, NotRequired, TypedDict
+
+import torch
+from torch import Tensor
+
+from vae_lightning.checks.errors import ConfigError
+from vae_lightning.storage.run_folder import BEST, LAST
+
+
+class StoredCheckpoint(TypedDict):
+    """What this package reads of a checkpoint, among other keys of Lightning."""
+
+    state_dict: dict[str, Tensor]
+    global_step: int
+    callbacks: NotRequired[dict[str, dict[str, Any]]]
+
+
+class SavedProgress(NamedTuple):
+    """How far the training had come when last.ckpt was written."""
+
+    epochs: int  # finished epochs
+    steps: int  # optimizer steps, also those of an epoch that was not finished
+
+
+def read_checkpoint(path: Path, source: str) -> StoredCheckpoint:
+    """Reads a checkpoint without executing stored code.
+
+    Args:
+        path: the file.
+        source: the run as ``run=PATH``, for error messages.
+
+    Raises ConfigError if the file is missing, damaged or not a checkpoint of this package.
+    """
+    if not path.is_file():
+        raise ConfigError(
+            f"{source}: must have {path.name}, which is written at the end of the first epoch"
+        )
+    other = (LAST if path.name == BEST.name else BEST).name
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch.load does not compare the checksums
+        if damaged:
+            raise zipfile.BadZipFile(damaged)
+        stored = torch.load(path, weights_only=True, map_location="cpu")
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        zipfile.BadZipFile,
+        pickle.UnpicklingError,
+    ) as error:
+        raise ConfigError(f"{source}: {path.name} is damaged; {other} may be intact") from error
+    if not isinstance(stored, dict) or not {"state_dict", "global_step"} <= set(stored):
+        raise ConfigError(
+            f"{source}: {path.name} is not a checkpoint of this package; "
+            "it has no state_dict or no global_step"
+        )
+    return stored  # pyright: ignore[reportReturnType] - torch.load declares no keys
+
+
+def saved_progress(run: Path, recorder: str) -> SavedProgress:
+    """How far a run had come; raises ConfigError if its last.ckpt is damaged.
+
+    Args:
+        run: the run folder.
+        recorder: the name under which the recorder saves its state.
+    """
+    if not (run / LAST).is_file():
+        return SavedProgress(0, 0)
+    stored = read_checkpoint(run / LAST, f"resume={run}")
+    state = stored.get("callbacks", {}).get(recorder)
+    if state is None:
+        raise ConfigError(f"resume={run}: {LAST.name} is not a checkpoint of this package")
+    return SavedProgress(len(state["rows"]), stored["global_step"])
