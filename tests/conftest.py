@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from jaxtyping import install_import_hook
 
-from benchmarks.fork_server import Done, ForkServer
-from browser import BROWSERS, Browser, installed
-from helpers import Command, write_tiny_mnist
+# within the tests, every call checks the shapes in its signature
+CHECKED = ("distributions", "networks", "objectives", "training.module")
+with install_import_hook([f"vae_lightning.{name}" for name in CHECKED], "shapes.check_shapes"):
+    from benchmarks.fork_server import Done, ForkServer
+    from browser import BROWSERS, Browser, installed
+    from helpers import Command, write_tiny_mnist
 
 
 def pytest_configure() -> None:

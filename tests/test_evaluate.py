@@ -80,6 +80,7 @@ def test_one_sample_is_the_elbo_of_the_same_noise(tiny_root: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_value_does_not_depend_on_batches_or_chunks(tiny_root: Path) -> None:
     module, x, _ = linear(tiny_root)
     index = torch.arange(40)
@@ -176,7 +177,7 @@ def test_a_run_that_cannot_be_read_is_one_line_and_exit_2(
     (damaged / "checkpoints" / "best.ckpt").write_bytes(content[: len(content) // 2])
     result = evaluate(f"run={damaged}", cwd=tmp_path)
     assert result.returncode == 2
-    message = f"error: run={damaged}: best.ckpt is damaged; try checkpoint=last"
+    message = f"error: run={damaged}: best.ckpt is damaged; checkpoint=last may be intact"
     assert result.stderr.strip() == message
     (damaged / "checkpoints" / "last.ckpt").unlink()
     with pytest.raises(

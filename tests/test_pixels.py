@@ -139,6 +139,10 @@ def test_log_continuous_bernoulli_normalizer_at_and_near_one_half() -> None:
     assert ((logits.grad - slope).abs() <= 10 * d.abs() ** 5 + 1e-15).all()
 
 
+def mean_of_continuous_bernoulli(logits: torch.Tensor) -> torch.Tensor:
+    return ContinuousBernoulli(logits.view(1, 1, 1, 1, -1)).mean.view(logits.shape)
+
+
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_continuous_bernoulli_is_continuous_where_the_series_begins(sign: int) -> None:
     outside = torch.tensor(sign * NEAR_HALF, dtype=torch.float64).requires_grad_()
@@ -147,7 +151,7 @@ def test_continuous_bernoulli_is_continuous_where_the_series_begins(sign: int) -
     ).requires_grad_()
     for function in (
         log_continuous_bernoulli_normalizer,
-        lambda value: ContinuousBernoulli(value).mean,
+        mean_of_continuous_bernoulli,
     ):
         values = [function(logit) for logit in (inside, outside)]
         slopes = [torch.autograd.grad(function(logit), logit)[0] for logit in (inside, outside)]
@@ -160,7 +164,7 @@ def test_gradients_of_the_pixels() -> None:
         [-20, -0.5, -0.1001, -0.05, 0, 0.03, 0.0999, 2, 9.2], dtype=torch.float64
     ).requires_grad_()
     assert torch.autograd.gradcheck(log_continuous_bernoulli_normalizer, logits)
-    assert torch.autograd.gradcheck(lambda value: ContinuousBernoulli(value).mean, logits)
+    assert torch.autograd.gradcheck(mean_of_continuous_bernoulli, logits)
     location, scale = (value[:1].clone().requires_grad_() for value in (LOCATION, SCALE))
     x = (X * 255).round() / 255
     x[0, 0, 0, :2] = torch.tensor([0.0, 1.0])

@@ -66,6 +66,7 @@ def test_the_table_is_what_the_classes_describe() -> None:
     assert describe.class_table() == CLASS_OPTIONS
 
 
+@pytest.mark.slow
 def test_the_page_of_the_documentation_is_what_the_classes_describe() -> None:
     """Run ``python -m vae_lightning.config.describe`` after a change."""
     assert describe.options_page() == describe.DOCS_FILE.read_text()

@@ -243,7 +243,7 @@ def damage(run: Path, name: str) -> None:
             "no checkpoint",
             r"has no checkpoint yet \(interrupted\); resume=.* continues its training",
         ),
-        ("checkpoint cut", "best.ckpt is damaged; try checkpoint=last"),
+        ("checkpoint cut", "best.ckpt is damaged; checkpoint=last may be intact"),
         ("other checkpoint", "best.ckpt is not a checkpoint of this package"),
         ("config cut", ".hydra is damaged"),
         ("no overrides", ".hydra is damaged"),

@@ -1,5 +1,6 @@
 """The base class of the model's components: priors, likelihoods, posteriors and objectives."""
 
+from jaxtyping import UInt8
 from torch import Tensor, nn
 
 
@@ -15,7 +16,7 @@ class Component(nn.Module):
             classes: number of labels that the model conditions on; 0 if it is unconditional.
         """
 
-    def start_from(self, images: Tensor, binarized: bool) -> None:
+    def start_from(self, images: UInt8[Tensor, "N C H W"], binarized: bool) -> None:
         """Initializes the component from the training images, before training.
 
         Raises ConfigError, with a suitable option, if the images are outside its support.
@@ -26,6 +27,6 @@ class Component(nn.Module):
         """
 
 
-def is_binary(images: Tensor) -> bool:
+def is_binary(images: UInt8[Tensor, "N C H W"]) -> bool:
     """Returns whether all pixels of uint8 images are 0 or 255."""
     return bool(((images == 0) | (images == 255)).all())

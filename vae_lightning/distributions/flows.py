@@ -12,6 +12,7 @@ from typing import Annotated, Protocol
 
 import torch
 import zuko
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from vae_lightning.checks.ranges import Integer, Integers, Option
@@ -34,11 +35,13 @@ class Bijection(Protocol):
         """The inverse map."""
         ...
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Float[Tensor, "*shape L"]) -> Float[Tensor, "*shape L"]:
         """Maps x (K, B, L) to (K, B, L)."""
         ...
 
-    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def call_and_ladj(
+        self, x: Float[Tensor, "*shape L"]
+    ) -> tuple[Float[Tensor, "*shape L"], Float[Tensor, "*shape"]]:
         """Returns the image of x (K, B, L) and the log determinants of the Jacobian, (K, B)."""
         ...
 
@@ -51,9 +54,11 @@ class Flow:
     bijection: Bijection
     make_detached: Callable[[], "Flow"]  # returns the same density without gradients to parameters
     # the last samples and their log density
-    last_samples: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+    last_samples: tuple[Float[Tensor, "K B L"], Float[Tensor, "K B"]] | None = field(
+        default=None, repr=False
+    )
 
-    def transform(self, noise: Tensor) -> Tensor:
+    def transform(self, noise: Float[Tensor, "K B L"]) -> Float[Tensor, "K B L"]:
         """Maps noise (K, B, L) to samples (K, B, L) in one pass, and stores their log density."""
         z0 = self.base.transform(noise)
         with torch.autocast(noise.device.type, enabled=False):
@@ -61,7 +66,7 @@ class Flow:
         self.last_samples = z, self.base.log_prob(z0) - log_det
         return z
 
-    def log_prob(self, z: Tensor) -> Tensor:
+    def log_prob(self, z: Float[Tensor, "*shape L"]) -> Float[Tensor, "*shape"]:
         """Returns the log density of z (K, B, L) in nats: (K, B).
 
         It takes L sequential passes, or none if z is the last result of ``transform``.
@@ -73,7 +78,7 @@ class Flow:
         return self.base.log_prob(z0) + log_det
 
     @property
-    def mean(self) -> Tensor:
+    def mean(self) -> Float[Tensor, "B L"]:
         """E_q[z|x], (B, L), estimated from MEAN_SAMPLES fixed samples."""
         shape = (MEAN_SAMPLES, *self.base.mean.shape)
         generator = torch.Generator(self.base.mean.device).manual_seed(0)
@@ -131,7 +136,7 @@ class FlowPosterior(PosteriorModule):
         )
         self.transform = flow.transform
 
-    def forward(self, x: Tensor, condition: Condition = UNCONDITIONAL) -> Flow:
+    def forward(self, x: Float[Tensor, "B C H W"], condition: Condition = UNCONDITIONAL) -> Flow:
         """Returns q(z|x) of images x (B, C, H, W)."""
         outputs = full_precision(condition.apply(self.network, x))
         mean, raw_std = outputs[:, : 2 * self.latent_dim].chunk(2, dim=-1)
@@ -139,7 +144,7 @@ class FlowPosterior(PosteriorModule):
         with torch.autocast(x.device.type, enabled=False):
             return Flow(base, self.transform(context), lambda: self.detached(base, context))
 
-    def detached(self, base: DiagonalNormal, context: Tensor) -> Flow:
+    def detached(self, base: DiagonalNormal, context: Float[Tensor, "B context"]) -> Flow:
         """Returns q(z|x) without gradients to its parameters."""
         # a copy, because zuko evaluates the networks lazily, when the transform is called
         frozen = copy.deepcopy(self.transform).requires_grad_(False)
@@ -154,13 +159,13 @@ class FlowDensity:
     transform: Bijection
     base: StandardNormal
 
-    def log_prob(self, z: Tensor) -> Tensor:
+    def log_prob(self, z: Float[Tensor, "*shape L"]) -> Float[Tensor, "*shape"]:
         """Returns the log density of z (K, B, L) in nats, (K, B), in one pass."""
         with torch.autocast(z.device.type, enabled=False):
             u, log_det = self.transform.call_and_ladj(z)
         return self.base.log_prob(u) + log_det
 
-    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+    def sample(self, count: int, generator: torch.Generator) -> Float[Tensor, "{count} L"]:
         """Returns samples (count, L) on the generator's device, without gradient.
 
         It takes L sequential passes for each transform.

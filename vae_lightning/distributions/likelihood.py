@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, ClassVar
 
 import torch
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from vae_lightning.checks.errors import ConfigError
@@ -77,7 +78,9 @@ class Likelihood(Component):
         super().__init__()
         self.network = network(outputs)
 
-    def decode(self, z: Tensor, condition: Condition = UNCONDITIONAL) -> Tensor:
+    def decode(
+        self, z: Float[Tensor, "K B L"], condition: Condition = UNCONDITIONAL
+    ) -> Float[Tensor, "K B outputs H W"]:
         """Returns the decoder's outputs for z (K, B, L), at least in float32.
 
         Their shape is (K, B, outputs * C, H, W).
@@ -113,7 +116,9 @@ class SquaredErrorLikelihood(Likelihood):
         self.mean_activation = mean_activation
         self.activate = mean_activation_of(mean_activation)
 
-    def forward(self, z: Tensor, condition: Condition = UNCONDITIONAL) -> SquaredError:
+    def forward(
+        self, z: Float[Tensor, "K B L"], condition: Condition = UNCONDITIONAL
+    ) -> SquaredError:
         """Returns p(x|z) with mean (K, B, C, H, W) for z (K, B, L)."""
         return SquaredError(self.activate(self.decode(z, condition)))
 
@@ -152,7 +157,7 @@ class LocationScaleLikelihood(Likelihood):
         self.description = f"{self.name}, {self.key} {scale}{at_least}".replace("_", " ")
 
     def forward(
-        self, z: Tensor, condition: Condition = UNCONDITIONAL
+        self, z: Float[Tensor, "K B L"], condition: Condition = UNCONDITIONAL
     ) -> LocationScale | RecordsResiduals:
         """Returns p(x|z) with location (K, B, C, H, W) for z (K, B, L)."""
         location, scale = self.scale(self.decode(z, condition))
@@ -219,7 +224,7 @@ class BernoulliLikelihood(Likelihood):
             output bias with these logits.
     """
 
-    offset: Tensor | None
+    offset: Float[Tensor, "C H W"] | None
 
     def __init__(
         self,
@@ -237,7 +242,7 @@ class BernoulliLikelihood(Likelihood):
         self.description = "gray cross-entropy" if gray else "bernoulli"
         self.register_buffer("offset", torch.zeros(*image_shape) if data_bias else None)
 
-    def start_from(self, images: Tensor, binarized: bool) -> None:
+    def start_from(self, images: UInt8[Tensor, "N C H W"], binarized: bool) -> None:
         """Checks that the images are binary, or gray with ``gray=true``; sets the offset."""
         binary = binarized or is_binary(images)
         if not self.gray and not binary:
@@ -252,7 +257,7 @@ class BernoulliLikelihood(Likelihood):
             mean = images.float().mean(0) / 255
             self.offset.copy_(mean.clamp(0.001, 0.999).logit())
 
-    def forward(self, z: Tensor, condition: Condition = UNCONDITIONAL) -> Bernoulli:
+    def forward(self, z: Float[Tensor, "K B L"], condition: Condition = UNCONDITIONAL) -> Bernoulli:
         """Returns p(x|z) with logits (K, B, C, H, W) for z (K, B, L)."""
         logits = self.decode(z, condition)
         return Bernoulli(logits if self.offset is None else logits + self.offset)
@@ -276,7 +281,7 @@ class ContinuousBernoulliLikelihood(Likelihood):
         self.bound = math.log((1 - clip) / clip)
         self.description = f"continuous bernoulli, lambda in ({clip:g}, {1 - clip:g})"
 
-    def start_from(self, images: Tensor, binarized: bool) -> None:
+    def start_from(self, images: UInt8[Tensor, "N C H W"], binarized: bool) -> None:
         """Raises ConfigError for binary images, which have probabilities instead of densities."""
         if binarized or is_binary(images):
             raise ConfigError(
@@ -284,6 +289,8 @@ class ContinuousBernoulliLikelihood(Likelihood):
                 " use likelihood=bernoulli or data.binarization=none"
             )
 
-    def forward(self, z: Tensor, condition: Condition = UNCONDITIONAL) -> ContinuousBernoulli:
+    def forward(
+        self, z: Float[Tensor, "K B L"], condition: Condition = UNCONDITIONAL
+    ) -> ContinuousBernoulli:
         """Returns p(x|z) with logits (K, B, C, H, W) for z (K, B, L)."""
         return ContinuousBernoulli(self.bound * torch.tanh(self.decode(z, condition) / self.bound))

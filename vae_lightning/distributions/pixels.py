@@ -12,12 +12,13 @@ from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 Nats = TypeVar("Nats", Tensor, float)
 
 
-def per_image(pixels: Tensor) -> Tensor:
+def per_image(pixels: Float[Tensor, "*shape C H W"]) -> Float[Tensor, "*shape"]:
     """Sums over channels and pixels: (K, B, C, H, W) -> (K, B)."""
     return pixels.sum((2, 3, 4))
 
@@ -27,7 +28,9 @@ def bits_per_dim(nats: Nats, pixels: int) -> Nats:
     return nats / (pixels * math.log(2))
 
 
-def cross_entropy(logits: Tensor, x: Tensor) -> Tensor:
+def cross_entropy(
+    logits: Float[Tensor, "K B C H W"], x: Float[Tensor, "B C H W"]
+) -> Float[Tensor, "K B C H W"]:
     """Returns softplus(logits) - x logits per pixel: (K, B, C, H, W).
 
     ``logits`` are (K, B, C, H, W) and x (B, C, H, W) is in [0, 1].
@@ -41,14 +44,14 @@ def cross_entropy(logits: Tensor, x: Tensor) -> Tensor:
 class SquaredError:
     """N(mean, 1/2 I); the negative log density is the summed squared error plus (D/2) log pi."""
 
-    mean: Tensor
+    mean: Float[Tensor, "K B C H W"]
 
     @property
     def log_normalizer(self) -> float:
         """(D/2) log pi nats: 448.7341 for 784 pixels."""
         return self.mean.shape[-3:].numel() / 2 * math.log(math.pi)
 
-    def recon(self, x: Tensor) -> Tensor:
+    def recon(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "K B"]:
         """Returns sum_d (x_d - mean_d)^2 for images x (B, C, H, W): (K, B)."""
         return per_image(F.mse_loss(*torch.broadcast_tensors(self.mean, x), reduction="none"))
 
@@ -57,11 +60,11 @@ class SquaredError:
 class Gaussian:
     """Independent N(mean_d, std_d^2), normalized; ``std`` broadcasts against ``mean``."""
 
-    mean: Tensor
-    std: Tensor
+    mean: Float[Tensor, "K B C H W"]
+    std: Float[Tensor, "..."]
     log_normalizer = 0.0
 
-    def recon(self, x: Tensor) -> Tensor:
+    def recon(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "K B"]:
         """Returns the negative log density of images x (B, C, H, W) in nats: (K, B).
 
         sum_d [(x_d - mean_d)^2 / (2 std_d^2) + log std_d + 1/2 log 2 pi].
@@ -77,11 +80,11 @@ class Gaussian:
 class Laplace:
     """Independent Laplace(mean_d, scale_d): exp(-|x_d - mean_d| / scale_d) / (2 scale_d)."""
 
-    mean: Tensor
-    scale: Tensor
+    mean: Float[Tensor, "K B C H W"]
+    scale: Float[Tensor, "..."]
     log_normalizer = 0.0
 
-    def recon(self, x: Tensor) -> Tensor:
+    def recon(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "K B"]:
         """Returns the negative log density of images x (B, C, H, W) in nats: (K, B).
 
         sum_d [|x_d - mean_d| / scale_d + log(2 scale_d)].
@@ -93,15 +96,15 @@ class Laplace:
 class Bernoulli:
     """Independent Bernoulli pixels with the given logits (K, B, C, H, W)."""
 
-    logits: Tensor
+    logits: Float[Tensor, "K B C H W"]
     log_normalizer = 0.0
 
     @property
-    def mean(self) -> Tensor:
+    def mean(self) -> Float[Tensor, "K B C H W"]:
         """The probabilities p(x_d = 1 | z) = sigmoid(logit_d): (K, B, C, H, W)."""
         return self.logits.sigmoid()
 
-    def recon(self, x: Tensor) -> Tensor:
+    def recon(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "K B"]:
         """Returns the cross-entropy of images x (B, C, H, W) in [0, 1]: (K, B).
 
             sum_d [softplus(logit_d) - x_d logit_d]
@@ -116,7 +119,7 @@ class Bernoulli:
 NEAR_HALF = 0.1
 
 
-def log_continuous_bernoulli_normalizer(logits: Tensor) -> Tensor:
+def log_continuous_bernoulli_normalizer(logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Returns log C(lambda) for lambda = sigmoid(a), a = logits.
 
         C(lambda) = 2 artanh(1 - 2 lambda) / (1 - 2 lambda) = a / tanh(a / 2)
@@ -140,11 +143,11 @@ class ContinuousBernoulli:
     lambda = sigmoid(logits). Loaiza-Ganem & Cunningham 2019, https://arxiv.org/abs/1907.06845.
     """
 
-    logits: Tensor
+    logits: Float[Tensor, "K B C H W"]
     log_normalizer = 0.0
 
     @property
-    def mean(self) -> Tensor:
+    def mean(self) -> Float[Tensor, "K B C H W"]:
         """E[x_d] = lambda / (2 lambda - 1) + 1 / (2 artanh(1 - 2 lambda)).
 
         With a = logit(lambda) this is 1/2 + 1/(2 tanh(a/2)) - 1/a.
@@ -154,7 +157,7 @@ class ContinuousBernoulli:
         series = self.logits / 12 - self.logits**3 / 720 + self.logits**5 / 30240
         return 0.5 + torch.where(near, series, 0.5 / torch.tanh(a / 2) - 1 / a)
 
-    def recon(self, x: Tensor) -> Tensor:
+    def recon(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "K B"]:
         """Returns the negative log density of images x (B, C, H, W) in nats, (K, B).
 
         sum_d [softplus(logit_d) - x_d logit_d - log C(lambda_d)], which may be negative.
@@ -173,12 +176,12 @@ class DiscretizedLogistic:
     https://arxiv.org/abs/1701.05517.
     """
 
-    location: Tensor
-    scale: Tensor
+    location: Float[Tensor, "K B C H W"]
+    scale: Float[Tensor, "..."]
     log_normalizer = 0.0
 
     @property
-    def mean(self) -> Tensor:
+    def mean(self) -> Float[Tensor, "K B C H W"]:
         """The means E[x_d] = 1/255 sum_{k < 255} P(x_d > k/255): (K, B, C, H, W)."""
         location, scale = self.location.unsqueeze(-1), self.scale.unsqueeze(-1)
         levels = (torch.arange(255, dtype=location.dtype, device=location.device) + 0.5) / 255
@@ -187,7 +190,7 @@ class DiscretizedLogistic:
         parts = [torch.sigmoid((location - part) / scale).sum(-1) for part in levels.split(17)]
         return torch.stack(parts).sum(0) / 255
 
-    def recon(self, x: Tensor) -> Tensor:
+    def recon(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "K B"]:
         """Returns -sum_d log P(x_d) in nats for images x (B, C, H, W) of levels k/255: (K, B).
 
         With the logistic function F and the standardized ends a < b of a level,

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from vae_lightning.checks.ranges import Boolean, Option
@@ -24,7 +25,7 @@ STD_FLOOR = 1e-6
 SharedStd = Annotated[bool, Option("use one std for all images", Boolean())]
 
 
-def positive(raw: Tensor) -> Tensor:
+def positive(raw: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Returns softplus(raw) + STD_FLOOR, which is linear for large values, where exp overflows."""
     return F.softplus(raw) + STD_FLOOR
 
@@ -65,7 +66,9 @@ class DiagonalNormalPosterior(PosteriorModule):
         self.network = network(latent_dim if shared_std else 2 * latent_dim)
         self.raw_std = nn.Parameter(torch.zeros(latent_dim)) if shared_std else None
 
-    def forward(self, x: Tensor, condition: Condition = UNCONDITIONAL) -> DiagonalNormal:
+    def forward(
+        self, x: Float[Tensor, "B C H W"], condition: Condition = UNCONDITIONAL
+    ) -> DiagonalNormal:
         """Returns q(z|x) with mean and std (B, L) for images x (B, C, H, W)."""
         outputs = full_precision(condition.apply(self.network, x))
         if self.raw_std is None:
@@ -92,7 +95,9 @@ class FullNormalPosterior(PosteriorModule):
         self.latent_dim = latent_dim
         self.network = network(2 * latent_dim + latent_dim * (latent_dim - 1) // 2)
 
-    def forward(self, x: Tensor, condition: Condition = UNCONDITIONAL) -> FullNormal:
+    def forward(
+        self, x: Float[Tensor, "B C H W"], condition: Condition = UNCONDITIONAL
+    ) -> FullNormal:
         """Returns q(z|x) with mean (B, L) and scale_tril (B, L, L) for images x (B, C, H, W)."""
         size = self.latent_dim
         outputs = full_precision(condition.apply(self.network, x))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from vae_lightning.checks.errors import ConfigError
@@ -35,14 +36,14 @@ class StandardNormalPrior(nn.Module):
 class Mixture:
     """p(z) = sum_m w_m N_m(z), with a batch of M normal distributions as components."""
 
-    log_weights: Tensor  # log w, (M,); the weights w are positive and sum to one
+    log_weights: Float[Tensor, " M"]  # log w, (M,); the weights w are positive and sum to one
     components: DiagonalNormal | FullNormal
 
-    def log_prob(self, z: Tensor) -> Tensor:
+    def log_prob(self, z: Float[Tensor, "*shape L"]) -> Float[Tensor, "*shape"]:
         """Returns log sum_m exp(log w_m + log N_m(z)) for z (K, B, L) in nats: (K, B)."""
         return torch.logsumexp(self.log_weights + self.components.cross_log_prob(z), dim=-1)
 
-    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+    def sample(self, count: int, generator: torch.Generator) -> Float[Tensor, "{count} L"]:
         """Returns samples (count, L) on the generator's device, without gradient."""
         with torch.no_grad():
             index = torch.multinomial(
@@ -110,7 +111,7 @@ class VampPrior(Component):
                 " flow takes latent_dim sequential passes for each pseudo-input"
             )
 
-    def start_from(self, images: Tensor, binarized: bool) -> None:
+    def start_from(self, images: UInt8[Tensor, "N C H W"], binarized: bool) -> None:
         """Initializes the pseudo-inputs with training images at evenly spaced positions.
 
         Pixels are clipped to [0.02, 0.98], because the pseudo-inputs are parameterized by logits.

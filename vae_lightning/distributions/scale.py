@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from vae_lightning.checks.errors import ConfigError
@@ -31,7 +32,9 @@ class Scale(nn.Module):
 
     outputs_per_pixel = 1
 
-    def forward(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, outputs: Float[Tensor, "K B outputs H W"]
+    ) -> tuple[Float[Tensor, "K B C H W"], Float[Tensor, "..."]]:
         """Returns location and scale for the decoder's outputs."""
         raise NotImplementedError
 
@@ -43,13 +46,15 @@ class Scale(nn.Module):
 class FixedScale(Scale):
     """A fixed number."""
 
-    value: Tensor
+    value: Float[Tensor, ""]
 
     def __init__(self, value: float) -> None:
         super().__init__()
         self.register_buffer("value", torch.tensor(float(value)))
 
-    def forward(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, outputs: Float[Tensor, "K B outputs H W"]
+    ) -> tuple[Float[Tensor, "K B C H W"], Float[Tensor, "..."]]:
         """Returns location and scale for the decoder's outputs."""
         return outputs, self.value
 
@@ -61,7 +66,9 @@ class LearnedScale(Scale):
         super().__init__()
         self.raw = nn.Parameter(torch.tensor(INITIAL_RAW_SCALE))
 
-    def forward(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, outputs: Float[Tensor, "K B outputs H W"]
+    ) -> tuple[Float[Tensor, "K B C H W"], Float[Tensor, "..."]]:
         """Returns location and scale for the decoder's outputs."""
         return outputs, F.softplus(self.raw) + SCALE_FLOOR
 
@@ -71,7 +78,9 @@ class PerPixelScale(Scale):
 
     outputs_per_pixel = 2
 
-    def forward(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, outputs: Float[Tensor, "K B outputs H W"]
+    ) -> tuple[Float[Tensor, "K B C H W"], Float[Tensor, "..."]]:
         """Returns location and scale for the decoder's outputs."""
         location, raw = outputs.chunk(2, dim=-3)
         return location, F.softplus(raw) + SCALE_FLOOR
@@ -87,14 +96,16 @@ class OptimalScale(Scale):
         exponent: e; 2 for a normal and 1 for a Laplace distribution.
     """
 
-    moment: Tensor
+    moment: Float[Tensor, ""]
 
     def __init__(self, exponent: int) -> None:
         super().__init__()
         self.exponent = exponent
         self.register_buffer("moment", torch.tensor(0.3**exponent))
 
-    def forward(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, outputs: Float[Tensor, "K B outputs H W"]
+    ) -> tuple[Float[Tensor, "K B C H W"], Float[Tensor, "..."]]:
         """Returns location and scale for the decoder's outputs."""
         # pow returns a new tensor, because ``record`` changes the moment in place
         return outputs, self.moment.pow(1 / self.exponent).clamp(min=SCALE_FLOOR)
@@ -103,7 +114,7 @@ class OptimalScale(Scale):
         """Returns the distribution; in training, it also records its residuals in this scale."""
         return RecordsResiduals(distribution, self.record) if self.training else distribution
 
-    def record(self, residual: Tensor) -> None:
+    def record(self, residual: Float[Tensor, "K B C H W"]) -> None:
         """Updates the running mean of |residual|^exponent with the residuals of a batch."""
         self.moment.lerp_(residual.abs().pow(self.exponent).mean(), OPTIMAL_SCALE_RATE)
 
@@ -113,10 +124,10 @@ class RecordsResiduals:
     """A distribution that records the residuals of the images for which recon is computed."""
 
     distribution: LocationScale
-    record: Callable[[Tensor], None]
+    record: Callable[[Float[Tensor, "K B C H W"]], None]
 
     @property
-    def mean(self) -> Tensor:
+    def mean(self) -> Float[Tensor, "K B C H W"]:
         """The mean of the distribution, (K, B, C, H, W)."""
         return self.distribution.mean
 
@@ -125,7 +136,7 @@ class RecordsResiduals:
         """The log normalizer of the distribution."""
         return self.distribution.log_normalizer
 
-    def recon(self, x: Tensor) -> Tensor:
+    def recon(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "K B"]:
         """Returns recon of the distribution for x (B, C, H, W), (K, B), and records residuals."""
         self.record(x - self.distribution.mean.detach())
         return self.distribution.recon(x)

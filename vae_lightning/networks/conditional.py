@@ -4,13 +4,14 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 
 class Condition(NamedTuple):
     """The additional input of encoder and decoder: the labels of the images, or nothing."""
 
-    label: Tensor | None = None  # (B,)
+    label: Int[Tensor, " B"] | None = None
 
     def apply(self, network: nn.Module, inputs: Tensor) -> Tensor:
         """Calls the network with the inputs, and with the labels if there are any."""
@@ -57,7 +58,9 @@ class ConditionalEncoder(nn.Module):
         self.label_images = nn.Embedding(classes, height * width)
         self.size = (1, height, width)
 
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "B C H W"], label: Int[Tensor, " B"]
+    ) -> Float[Tensor, "B outputs"]:
         """Maps x (B, C, H, W) and label (B,) to (B, outputs)."""
         return self.network(
             torch.cat([x, self.label_images(label).unflatten(-1, self.size)], dim=1)
@@ -81,7 +84,7 @@ class ConditionalDecoder(nn.Module):
         self.network = network(outputs, latent_dim=latent_dim + classes)
         self.classes = classes
 
-    def forward(self, z: Tensor, label: Tensor) -> Tensor:
+    def forward(self, z: Float[Tensor, "N L"], label: Int[Tensor, " B"]) -> Float[Tensor, "N ..."]:
         """Maps z (K * B, L) and label (B,) to (K * B, outputs * C, H, W).
 
         z holds the B vectors of the first sample, then those of the second, and so on.

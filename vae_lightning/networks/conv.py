@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from vae_lightning.checks.errors import ConfigError
@@ -45,7 +46,7 @@ class ResidualBlock(nn.Module):
             activate(activation), convolutions[0], activate(activation), convolutions[1]
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         """Maps x (B, C, H, W) to (B, C, H, W)."""
         return x + self.change(x)
 
@@ -76,7 +77,7 @@ class ConvEncoder(nn.Module):
             )
         self.head = dense([channels[-1] * height * width, *hidden_dims, outputs], activation)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B outputs"]:
         """Maps x (B, C, H, W) to (B, outputs)."""
         return self.head(self.features(x).flatten(1))
 
@@ -111,6 +112,6 @@ class ConvDecoder(nn.Module):
                 ]
             )
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Float[Tensor, "N L"]) -> Float[Tensor, "N C H W"]:
         """Maps z (B, L) to (B, outputs * C, H, W)."""
         return self.images(self.stem(z))

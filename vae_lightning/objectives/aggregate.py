@@ -9,6 +9,7 @@ import math
 from typing import Annotated
 
 import torch
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from vae_lightning import rng
@@ -21,8 +22,8 @@ from vae_lightning.objectives.terms import Beta, NumSamples, Objective, Terms
 
 
 def total_correlation(
-    posterior: DiagonalNormal | FullNormal, z: Tensor, dataset_size: int
-) -> Tensor:
+    posterior: DiagonalNormal | FullNormal, z: Float[Tensor, "K B L"], dataset_size: int
+) -> Float[Tensor, " B"]:
     """Returns the total correlation per image, (B,), from samples z (K, B, L) of the B posteriors.
 
         TC = E_q(z)[log q(z) - sum_l log q(z_l)]
@@ -82,11 +83,11 @@ class TC(Objective):
                 " a flow have no closed-form density"
             )
 
-    def start_from(self, images: Tensor, binarized: bool) -> None:
+    def start_from(self, images: UInt8[Tensor, "N C H W"], binarized: bool) -> None:
         """Stores N, the number of training images."""
         self.dataset_size.fill_(len(images))
 
-    def forward(self, terms: Terms, step: int) -> Tensor:
+    def forward(self, terms: Terms, step: int) -> Float[Tensor, " B"]:
         """Returns the loss per image, (B,), at this optimizer step."""
         if self.size is None:
             self.size = int(self.dataset_size)
@@ -95,7 +96,7 @@ class TC(Objective):
         return elbo(terms) + (self.beta_at(step) - 1) * tc
 
 
-def mmd(first: Tensor, second: Tensor) -> Tensor:
+def mmd(first: Float[Tensor, "n L"], second: Float[Tensor, "m L"]) -> Float[Tensor, ""]:
     """Returns an unbiased estimate of the squared maximum mean discrepancy of two sets of samples.
 
         E k(a, a') + E k(b, b') - 2 E k(a, b) with k(a, b) = exp(-|a - b|^2 / (2 L))
@@ -137,7 +138,7 @@ class MMD(Objective):
         super().__init__(beta, num_samples, annealing)
         self.weight = weight
 
-    def forward(self, terms: Terms, step: int) -> Tensor:
+    def forward(self, terms: Terms, step: int) -> Float[Tensor, " B"]:
         """Returns the loss per image, (B,), at this optimizer step."""
         z = terms.z.flatten(0, 1)  # (K * B, L)
         loss = elbo(terms, self.beta_at(step))

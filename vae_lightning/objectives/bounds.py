@@ -6,6 +6,7 @@ Shapes: K samples, B images, L latent dimensions.
 from typing import Annotated
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from vae_lightning.checks.errors import ConfigError
@@ -19,7 +20,7 @@ from vae_lightning.objectives.annealing import Annealing
 from vae_lightning.objectives.terms import Beta, NumSamples, Objective, Terms
 
 
-def elbo(terms: Terms, beta: float = 1.0) -> Tensor:
+def elbo(terms: Terms, beta: float = 1.0) -> Float[Tensor, " B"]:
     """Returns the negative beta-ELBO per image, E_q[-log p(x|z)] + beta KL(q(z|x) || p(z)): (B,).
 
     beta = 1 is the negative ELBO of Kingma & Welling 2014, https://arxiv.org/abs/1312.6114; other
@@ -31,12 +32,12 @@ def elbo(terms: Terms, beta: float = 1.0) -> Tensor:
 class ELBO(Objective):
     """The negative beta-ELBO; recon is averaged over the K samples."""
 
-    def forward(self, terms: Terms, step: int) -> Tensor:
+    def forward(self, terms: Terms, step: int) -> Float[Tensor, " B"]:
         """Returns the loss per image, (B,), at this optimizer step."""
         return elbo(terms, self.beta_at(step))
 
 
-def free_bits_bound(terms: Terms, free_bits: float, beta: float = 1.0) -> Tensor:
+def free_bits_bound(terms: Terms, free_bits: float, beta: float = 1.0) -> Float[Tensor, " B"]:
     """Returns recon + beta sum_l max(free_bits, mean of KL_l over the batch), per image: (B,).
 
     Below ``free_bits`` nats, the KL of a latent dimension is not penalized, so the dimension is not
@@ -78,12 +79,12 @@ class FreeBits(Objective):
                 " otherwise the KL is not a sum over latent dimensions"
             )
 
-    def forward(self, terms: Terms, step: int) -> Tensor:
+    def forward(self, terms: Terms, step: int) -> Float[Tensor, " B"]:
         """Returns the loss per image, (B,), at this optimizer step."""
         return free_bits_bound(terms, self.free_bits, self.beta_at(step))
 
 
-def capacity_bound(terms: Terms, capacity: float, gamma: float) -> Tensor:
+def capacity_bound(terms: Terms, capacity: float, gamma: float) -> Float[Tensor, " B"]:
     """Returns recon + gamma |mean of KL over the batch - capacity|, per image: (B,).
 
     Burgess et al. 2018, https://arxiv.org/abs/1804.03599.
@@ -120,7 +121,7 @@ class Capacity(Objective):
         """Returns gamma, the weight of the distance of the KL from the capacity."""
         return self.gamma
 
-    def forward(self, terms: Terms, step: int) -> Tensor:
+    def forward(self, terms: Terms, step: int) -> Float[Tensor, " B"]:
         """Returns the loss per image, (B,), at this optimizer step."""
         return capacity_bound(terms, self.capacity * self.annealing(step), self.gamma)
 
@@ -139,8 +140,8 @@ class GECO(Objective):
         num_samples: K, posterior samples per image.
     """
 
-    average: Tensor
-    log_multiplier: Tensor
+    average: Float[Tensor, ""]
+    log_multiplier: Float[Tensor, ""]
 
     def __init__(
         self,
@@ -160,7 +161,7 @@ class GECO(Objective):
         """Returns 1 / lambda, the weight of the KL relative to recon."""
         return float((-self.log_multiplier).exp())
 
-    def forward(self, terms: Terms, step: int) -> Tensor:
+    def forward(self, terms: Terms, step: int) -> Float[Tensor, " B"]:
         """Returns the loss per image, (B,); in training, it then updates lambda."""
         constraint = terms.recon.mean(0) - self.target
         loss = terms.kl + self.log_multiplier.exp() * constraint

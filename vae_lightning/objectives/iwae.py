@@ -7,6 +7,7 @@ import math
 from typing import Annotated
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from vae_lightning.checks.errors import ConfigError
@@ -17,7 +18,7 @@ from vae_lightning.objectives.terms import Objective, Terms
 GRADIENTS = ("standard", "stl", "dreg")
 
 
-def iwae(terms: Terms, beta: float = 1.0, gradient: str = "standard") -> Tensor:
+def iwae(terms: Terms, beta: float = 1.0, gradient: str = "standard") -> Float[Tensor, " B"]:
     """Returns the negative importance-weighted bound per image, -log 1/K sum_k w_k: (B,).
 
         log w_k = log p(x|z_k) + beta [log p(z_k) - log q(z_k|x)]
@@ -71,6 +72,6 @@ class IWAE(Objective):
             )
         self.gradient = gradient
 
-    def forward(self, terms: Terms, step: int) -> Tensor:
+    def forward(self, terms: Terms, step: int) -> Float[Tensor, " B"]:
         """Returns the loss per image, (B,), at this optimizer step."""
         return iwae(terms, self.beta_at(step), self.gradient)

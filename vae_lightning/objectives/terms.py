@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated
 
+from jaxtyping import Float
 from torch import Tensor
 
 from vae_lightning.checks.ranges import Integer, Number, Option
@@ -25,13 +26,13 @@ class Terms:
     kl, log_q and log_p are computed on first access.
     """
 
-    recon: Tensor  # -log p(x | z_k) without the likelihood's log_normalizer, (K, B)
-    z: Tensor  # samples of q(z | x), (K, B, L)
+    recon: Float[Tensor, "K B"]  # -log p(x | z_k) without the likelihood's log_normalizer
+    z: Float[Tensor, "K B L"]  # samples of q(z | x)
     posterior: Posterior  # q(z | x)
     prior: Prior  # p(z)
 
     @cached_property
-    def kl(self) -> Tensor:
+    def kl(self) -> Float[Tensor, " B"]:
         """KL(q(z|x) || p(z)), (B,), >= 0, in closed form if it exists.
 
         Otherwise it is the unbiased estimate 1/K sum_k [log q(z_k|x) - log p(z_k)], which can be
@@ -41,12 +42,12 @@ class Terms:
         return (self.log_q - self.log_p).mean(0) if closed_form is None else closed_form
 
     @cached_property
-    def log_q(self) -> Tensor:
+    def log_q(self) -> Float[Tensor, "K B"]:
         """The log density log q(z_k | x), (K, B)."""
         return self.posterior.log_prob(self.z)
 
     @cached_property
-    def log_p(self) -> Tensor:
+    def log_p(self) -> Float[Tensor, "K B"]:
         """The log density log p(z_k), (K, B)."""
         return self.prior.log_prob(self.z)
 

@@ -40,7 +40,7 @@ def read_checkpoint(path: Path, source: str) -> StoredCheckpoint:
         raise ConfigError(
             f"{source}: must have {path.name}, which is written at the end of the first epoch"
         )
-    other = (LAST if path.name == BEST.name else BEST).name
+    other = (LAST if path.name == BEST.name else BEST).stem
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()  # torch.load does not compare the checksums
@@ -54,7 +54,9 @@ def read_checkpoint(path: Path, source: str) -> StoredCheckpoint:
         zipfile.BadZipFile,
         pickle.UnpicklingError,
     ) as error:
-        raise ConfigError(f"{source}: {path.name} is damaged; {other} may be intact") from error
+        raise ConfigError(
+            f"{source}: {path.name} is damaged; checkpoint={other} may be intact"
+        ) from error
     if not isinstance(stored, dict) or not {"state_dict", "global_step"} <= set(stored):
         raise ConfigError(
             f"{source}: {path.name} is not a checkpoint of this package; "

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator
 
 import torch
+from jaxtyping import Float
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -100,7 +101,12 @@ class VAE(LightningModule):
         for component in self.components():
             component.start_from(data.images["train"], data.binarization != "none")
 
-    def forward(self, x: Tensor, noise: Tensor, condition: Condition = UNCONDITIONAL) -> Terms:
+    def forward(
+        self,
+        x: Float[Tensor, "B C H W"],
+        noise: Float[Tensor, "K B L"],
+        condition: Condition = UNCONDITIONAL,
+    ) -> Terms:
         """Terms of the bound for images x (B, C, H, W) and noise eps (K, B, L)."""
         posterior = self.encoder(x, condition)
         z = posterior.transform(noise)
@@ -114,7 +120,7 @@ class VAE(LightningModule):
             return self.loss(batch, self.global_step)  # pyright: ignore[reportArgumentType] - batches are not grouped
         return self.take_steps(batch, self.fast_step)  # pyright: ignore[reportArgumentType] - batches are grouped
 
-    def loss(self, batch: Batch, step: int) -> Tensor:
+    def loss(self, batch: Batch, step: int) -> Float[Tensor, ""]:
         """The mean loss of the batch, (): with several processes, its mean over them is that."""
         terms = self(batch.x, self.training_noise(batch, step), batch.condition)
         loss = self.objective(terms, step)
@@ -152,7 +158,7 @@ class VAE(LightningModule):
         self.fast_step = take_step
         self.automatic_optimization = False
 
-    def training_noise(self, batch: Batch, step: int) -> Tensor:
+    def training_noise(self, batch: Batch, step: int) -> Float[Tensor, "K B L"]:
         """The noise eps (K, B, L) of this process's images at an optimizer step."""
         shape = (self.objective.num_samples, len(batch.index), self.latent_dim)
         return rng.normal(shape, batch.x.device, self.seed, "noise", self.global_rank, step)
@@ -189,7 +195,7 @@ class VAE(LightningModule):
         loss = self.objective(terms, self.global_step)
         self.sums[split].add(term_sums(loss, terms), len(batch.index))
 
-    def fixed_noise(self, split: str, batch: Batch) -> Tensor:
+    def fixed_noise(self, split: str, batch: Batch) -> Float[Tensor, "K B L"]:
         """The noise eps (K, B, L) of these images of a split.
 
         Each image has its own, whatever the batch size, the epoch or the process.
@@ -201,7 +207,9 @@ class VAE(LightningModule):
             self.evaluation_noise[split] = noise.to(self.device)
         return self.evaluation_noise[split][:, batch.index]
 
-    def kl_is_exact(self, x: Tensor, condition: Condition = UNCONDITIONAL) -> bool:
+    def kl_is_exact(
+        self, x: Float[Tensor, "B C H W"], condition: Condition = UNCONDITIONAL
+    ) -> bool:
         """Whether the KL term of images x (B, C, H, W) has a closed form; else it is estimated."""
         with torch.no_grad():
             return kl_divergence(self.encoder(x, condition), self.prior(self.encoder)) is not None

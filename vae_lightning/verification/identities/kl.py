@@ -104,7 +104,7 @@ def by_quadrature() -> list[Row]:
     noise = normal("mixture samples", SAMPLES, 3, LATENTS)
     estimates = torch.stack(
         [
-            Terms(torch.zeros(1, 3), full.transform(eps), full, mixture).kl
+            Terms(torch.zeros(len(eps), 3), full.transform(eps), full, mixture).kl
             for eps in noise.split(100)
         ]
     )
