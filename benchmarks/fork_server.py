@@ -92,7 +92,7 @@ class ForkServer:
             "module": f"vae_lightning.{command}",
             "arguments": list(arguments),
             "cwd": str(cwd),
-            "variables": dict(variables or {}),
+            "variables": os.environ | {"OMP_NUM_THREADS": "1"} | dict(variables or {}),
             "outputs": [str(path) for path in outputs],
             "faults": [asdict(fault) for fault in faults],
         }
@@ -155,10 +155,8 @@ def child(request: Mapping[str, Any]) -> int:
             signal.signal(number, signal.SIG_DFL)  # nohup and shells ignore some
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(request["cwd"])
-    for name, value in request["variables"].items():
-        os.environ.pop(name, None)
-        if value is not None:
-            os.environ[name] = value
+    os.environ.clear()
+    os.environ.update({k: v for k, v in request["variables"].items() if v is not None})
     for number, path in zip((1, 2), request["outputs"], strict=True):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

@@ -28,11 +28,12 @@ COMMANDS = {
 }
 
 
-def contenders(versions: Checkouts, overrides: Sequence[str]) -> dict[str, list[Contender]]:
+def contenders(versions: Checkouts, args: argparse.Namespace) -> dict[str, list[Contender]]:
     """Returns the old and the new command for each kind of step."""
+    overrides = {"old": [*args.overrides, *args.old_overrides], "new": args.overrides}
     return {
         step: [
-            ours(f"{side}, {step}", choice, *overrides, checkout=checkout)
+            ours(f"{side}, {step}", choice, *overrides[side], checkout=checkout)
             for side, checkout in versions._asdict().items()
         ]
         for step, choice in STEPS.items()
@@ -41,7 +42,7 @@ def contenders(versions: Checkouts, overrides: Sequence[str]) -> dict[str, list[
 
 def training(versions: Checkouts, args: argparse.Namespace) -> list[tuple[str, ...]]:
     """Returns a row for each kind of step: seconds per epoch of old and new, and their ratio."""
-    pairs = contenders(versions, args.overrides)
+    pairs = contenders(versions, args)
     sides = [side for pair in pairs.values() for side in pair]
     timings = interleaved(sides, args.workload, args.rounds)
     rows = []
@@ -107,6 +108,13 @@ def arguments() -> argparse.Namespace:
         default=[],
         metavar="KEY=VALUE",
         help="further overrides of both commands",
+    )
+    parser.add_argument(
+        "--old-overrides",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="further overrides of the old command; with --revision HEAD they measure an option",
     )
     args = parser.parse_args()
     root = Path(os.environ.get("VAE_LIGHTNING_DATA", "data")).resolve()

@@ -55,8 +55,8 @@ class Loss(nn.Module):
     def forward(self, batch: Batch, noise: Tensor, step: int | TracedStep) -> tuple[Tensor, Tensor]:
         """The mean loss of the batch, (), and the sums of its terms, (3,)."""
         terms = self.vae(batch.x, noise, batch.condition)
-        loss = self.vae.objective(terms, step)
-        return loss.sum() / batch.share, term_sums(loss, terms)
+        loss = self.vae.objective(terms, step).sum()
+        return loss / batch.share, term_sums(loss, terms)
 
 
 def adam(

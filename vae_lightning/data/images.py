@@ -19,6 +19,11 @@ from vae_lightning.checks.ranges import Choice, Integer, Option
 from vae_lightning.data.splits import binarize, stratified_order, take
 from vae_lightning.networks.conditional import UNCONDITIONAL, Condition
 
+# images that are taken at once: their float32 pixels stay in a processor's cache
+TAKEN_AT_ONCE = 512
+# the last bits of a matrix product may depend on where its factors lie in memory; a resumed run
+# must put every batch where the uninterrupted one did
+ALIGNMENT_BYTES = 64
 BINARIZATIONS = ("none", "dynamic", "fixed", "threshold")
 EVALUATION_BATCH_SIZE = 500  # no result depends on it
 
@@ -89,17 +94,23 @@ class Batches:
         epoch, done = self.position()
         order = self.order(epoch).to(self.images.device)
         for first in range(done % self.count, self.count, self.group):
-            numbers = range(first, min(first + self.group, self.count))
-            batches = (self.batch(order, epoch, number) for number in numbers)
+            batches = self.batches(order, epoch, first, min(first + self.group, self.count))
             yield next(batches) if self.group == 1 else batches
 
-    def batch(self, order: Tensor, epoch: int, number: int) -> Batch:
-        """This process's part of batch ``number`` when the images are in ``order`` (N,)."""
-        chunk = order[number * self.batch_size : (number + 1) * self.batch_size]
-        index = chunk[self.rank :: self.processes]
-        x = self.images.index_select(0, index).float().div_(255)
-        share = len(chunk) / self.processes
-        return Batch(self.pixels(x, epoch, number), index, share, self.condition.take(index))
+    def batches(self, order: Tensor, epoch: int, first: int, end: int) -> Iterator[Batch]:
+        """This process's parts of the batches from first to end - 1, images in ``order`` (N,)."""
+        size = self.batch_size
+        is_aligned = self.processes == 1 and self.images[0].numel() * 4 % ALIGNMENT_BYTES == 0
+        step = max(1, TAKEN_AT_ONCE // size) if is_aligned else 1
+        for start in range(first, end, step):
+            chunks = order[start * size : min(start + step, end) * size].split(size)
+            parts = [chunk[self.rank :: self.processes] for chunk in chunks]
+            taken = self.images.index_select(0, torch.cat(parts)).float().div_(255)
+            images = taken.split([len(part) for part in parts])
+            for number, (x, index) in enumerate(zip(images, parts, strict=True), start):
+                share = len(chunks[number - start]) / self.processes
+                condition = self.condition.take(index)
+                yield Batch(self.pixels(x, epoch, number), index, share, condition)
 
 
 class ImageData(LightningDataModule):

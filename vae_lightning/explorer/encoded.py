@@ -46,7 +46,7 @@ def encode(
         for index in torch.arange(len(images)).split(BATCH):
             x, condition = data.inputs("test", index)
             terms = module(x, image_noise(index, SAMPLES, module.latent_dim, block=0), condition)
-            parts.append((*moments(terms.posterior), terms.recon.mean(0), terms.kl))
+            parts.append((*moments(terms.posterior), terms.mean_recon, terms.kl))
             done(len(index))
         mean, std, recon, kl = (torch.cat(values) for values in zip(*parts, strict=True))
         exact = module.kl_is_exact(*data.inputs("test", slice(1)))

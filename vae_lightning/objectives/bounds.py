@@ -26,7 +26,7 @@ def elbo(terms: Terms, beta: float = 1.0) -> Float[Tensor, " B"]:
     beta = 1 is the negative ELBO of Kingma & Welling 2014, https://arxiv.org/abs/1312.6114; other
     values are the beta-VAE of Higgins et al. 2017, https://openreview.net/forum?id=Sy2fzU9gl.
     """
-    return terms.recon.mean(0) + beta * terms.kl
+    return terms.mean_recon + beta * terms.kl
 
 
 class ELBO(Objective):
@@ -46,7 +46,7 @@ def free_bits_bound(terms: Terms, free_bits: float, beta: float = 1.0) -> Float[
     """
     mean, std = terms.posterior.mean, terms.posterior.std  # pyright: ignore[reportAttributeAccessIssue] - FreeBits.check requires a DiagonalNormal
     per_dim = kl_to_standard_normal(mean.unsqueeze(-1), std.unsqueeze(-1)).mean(0)  # (L,)
-    return terms.recon.mean(0) + beta * per_dim.clamp(min=free_bits).sum()
+    return terms.mean_recon + beta * per_dim.clamp(min=free_bits).sum()
 
 
 class FreeBits(Objective):
@@ -89,7 +89,7 @@ def capacity_bound(terms: Terms, capacity: float, gamma: float) -> Float[Tensor,
 
     Burgess et al. 2018, https://arxiv.org/abs/1804.03599.
     """
-    return terms.recon.mean(0) + gamma * (terms.kl.mean() - capacity).abs()
+    return terms.mean_recon + gamma * (terms.kl.mean() - capacity).abs()
 
 
 class Capacity(Objective):
@@ -163,7 +163,7 @@ class GECO(Objective):
 
     def forward(self, terms: Terms, step: int) -> Float[Tensor, " B"]:
         """Returns the loss per image, (B,); in training, it then updates lambda."""
-        constraint = terms.recon.mean(0) - self.target
+        constraint = terms.mean_recon - self.target
         loss = terms.kl + self.log_multiplier.exp() * constraint
         if self.training:
             with torch.no_grad():

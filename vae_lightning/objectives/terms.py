@@ -23,13 +23,18 @@ NumSamples = Annotated[int, Option("posterior samples per image", Integer(1))]
 class Terms:
     """Unreduced terms of the bound, in nats, for B images and K posterior samples.
 
-    kl, log_q and log_p are computed on first access.
+    mean_recon, kl, log_q and log_p are computed on first access.
     """
 
     recon: Float[Tensor, "K B"]  # -log p(x | z_k) without the likelihood's log_normalizer
     z: Float[Tensor, "K B L"]  # samples of q(z | x)
     posterior: Posterior  # q(z | x)
     prior: Prior  # p(z)
+
+    @cached_property
+    def mean_recon(self) -> Float[Tensor, " B"]:
+        """E_q[-log p(x|z)], estimated as the mean of recon over the K samples, (B,)."""
+        return self.recon.mean(0)
 
     @cached_property
     def kl(self) -> Float[Tensor, " B"]:

@@ -123,9 +123,9 @@ class VAE(LightningModule):
     def loss(self, batch: Batch, step: int) -> Float[Tensor, ""]:
         """The mean loss of the batch, (): with several processes, its mean over them is that."""
         terms = self(batch.x, self.training_noise(batch, step), batch.condition)
-        loss = self.objective(terms, step)
+        loss = self.objective(terms, step).sum()
         self.sums["train"].add(term_sums(loss, terms), len(batch.index))
-        return loss.sum() / batch.share
+        return loss / batch.share
 
     def take_step(self, batch: Batch, optimizer: Optimizer, step: int) -> None:
         """One optimizer step."""
@@ -192,7 +192,7 @@ class VAE(LightningModule):
     def evaluate(self, batch: Batch, split: str) -> None:
         """Adds the terms of a batch of a split to the epoch's sums."""
         terms = self(batch.x, self.fixed_noise(split, batch), batch.condition)
-        loss = self.objective(terms, self.global_step)
+        loss = self.objective(terms, self.global_step).sum()
         self.sums[split].add(term_sums(loss, terms), len(batch.index))
 
     def fixed_noise(self, split: str, batch: Batch) -> Float[Tensor, "K B L"]:

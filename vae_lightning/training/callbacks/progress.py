@@ -3,7 +3,6 @@
 import sys
 import time
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
@@ -43,10 +42,7 @@ class Progress(Callback):
             return
         self.drawn = time.monotonic()
         assert isinstance(pl_module, VAE)
-        sums = pl_module.sums["train"].values
-        assert sums is not None
-        with torch.no_grad():
-            _, recon, kl, _ = (sums / sums[3]).tolist()
+        _, recon, kl = pl_module.sums["train"].means()
         self.bar.n = trainer.global_step
         self.bar.set_description(
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", refresh=False
