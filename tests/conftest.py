@@ -65,13 +65,13 @@ def server() -> Iterator[ForkServer]:
 def train(server: ForkServer) -> Command:
     """``train(*overrides, cwd=..., data=...)`` runs the command in a process.
 
-    Lightning starts the further processes of DDP in the way in which the first one was started, so
-    with ``ddp`` this one is started anew.
+    With ``anew`` Python is started anew: Lightning starts the further processes of DDP in the way
+    in which the first one was started, and PyTorch reads some variables only when it is imported.
     """
 
-    def command(*overrides: str, cwd: Path, data: Path | None = None, ddp: bool = False) -> Done:
+    def command(*overrides: str, cwd: Path, data: Path | None = None, anew: bool = False) -> Done:
         variables = {"VAE_LIGHTNING_DATA": None if data is None else str(data)}
-        if not ddp:
+        if not anew:
             return server.run("train", *overrides, cwd=cwd, variables=variables)
         environment = {name: value for name, value in os.environ.items() if name not in variables}
         environment |= {name: value for name, value in variables.items() if value is not None}

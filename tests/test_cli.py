@@ -238,9 +238,9 @@ def test_interrupted_within_an_epoch_a_run_goes_on_bit_for_bit(
     assert "Traceback" not in message
     step = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
     assert 75 <= step < 12 * 25
-    ddp = accelerator == "ddp_cpu"
-    assert train("resume=cut", cwd=tmp_path, ddp=ddp).returncode == 0
-    whole = train(*many, "hydra.run.dir=whole", cwd=tmp_path, data=tiny_root, ddp=ddp)
+    anew = accelerator == "ddp_cpu"
+    assert train("resume=cut", cwd=tmp_path, anew=anew).returncode == 0
+    whole = train(*many, "hydra.run.dir=whole", cwd=tmp_path, data=tiny_root, anew=anew)
     assert whole.returncode == 0
     assert_same_run(run, tmp_path / "whole")
 
@@ -251,7 +251,7 @@ def test_two_processes_make_one_run_and_the_same_evaluation(
     # 500 = 5 * 90 + 50: the last batch is smaller
     still = (*SMALL[:4], "trainer.threads=1", "optimizer.lr=1e-30", "data.batch_size=90")
     two = train(
-        *still, "accelerator=ddp_cpu", "hydra.run.dir=two", cwd=tmp_path, data=tiny_root, ddp=True
+        *still, "accelerator=ddp_cpu", "hydra.run.dir=two", cwd=tmp_path, data=tiny_root, anew=True
     )
     assert two.returncode == 0, two.stderr
     assert (

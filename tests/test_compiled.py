@@ -411,7 +411,7 @@ def test_without_a_compiler_it_says_so_once_and_trains(
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     choices = ("trainer.max_epochs=1", "trainer.compile=true", "hydra.run.dir=run")
-    result = train(*SMALL, *choices, cwd=tmp_path, data=tiny_root)
+    result = train(*SMALL, *choices, cwd=tmp_path, data=tiny_root, anew=True)
     assert result.returncode == 0, result.stderr
     assert result.stderr.count("the optimizer step is not compiled") == 1
     assert "Traceback" not in result.stderr
