@@ -22,7 +22,7 @@ from benchmarks import report
 from vae_lightning.compile import graphs, onednn
 from vae_lightning.compile.step import CompiledStep
 from vae_lightning.config.compose import compose
-from vae_lightning.data.images import Batch, Batches
+from vae_lightning.data.batches import Batch, Batches
 from vae_lightning.training.assembly import build_data, build_module
 from vae_lightning.training.module import VAE
 from vae_lightning.training.trainer import silence_notices

@@ -19,7 +19,7 @@ from helpers import QUIET, Command, assert_same_run, numbers, tiny, tiny_model
 from vae_lightning.compile import fast_path, graphs
 from vae_lightning.compile.step import CompiledStep
 from vae_lightning.config.compose import compose
-from vae_lightning.data.images import Batch
+from vae_lightning.data.batches import Batch
 from vae_lightning.objectives import ELBO, Terms, elbo
 from vae_lightning.training.assembly import build_data, build_module
 from vae_lightning.training.module import VAE

@@ -13,7 +13,8 @@ import pytest
 import torch
 from torchvision.datasets import MNIST
 
-from vae_lightning.data.images import Batches, ImageData
+from vae_lightning.data.batches import Batches
+from vae_lightning.data.images import ImageData
 from vae_lightning.data.sources.digits import Digits
 from vae_lightning.data.sources.idx import ensure_files
 from vae_lightning.data.splits import binarize, stratified_order

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from helpers import QUIET, Command, assert_same_run, tiny, tiny_model
 from vae_lightning.compile import fast_path
 from vae_lightning.config.compose import compose
-from vae_lightning.data.images import Batch
+from vae_lightning.data.batches import Batch
 from vae_lightning.runs.stored import read_stored
 from vae_lightning.training.assembly import build_module
 from vae_lightning.training.module import VAE

@@ -20,6 +20,8 @@ from vae_lightning.explorer.encoded import encode
 from vae_lightning.networks import Condition
 from vae_lightning.pictures import KINDS, animate, view
 from vae_lightning.plots import canvas
+from vae_lightning.plots.figure import save_figure
+from vae_lightning.plots.picture import Grid
 from vae_lightning.plots.views import Viewer
 from vae_lightning.training.assembly import build_module
 
@@ -39,8 +41,9 @@ def _no_gradients() -> Iterator[None]:
         yield
 
 
-def cells(picture: Image.Image, rows: int, columns: int, scale: int = 2) -> Tensor:
+def cells(content: Grid, rows: int, columns: int, scale: int = 2) -> Tensor:
     """The images (R, C, H, W) in [0, 1] of a grid, which ends at the lower and right margins."""
+    picture = canvas.draw(content)
     step = 4 * scale + canvas.GAP
     pixels = torch.frombuffer(bytearray(picture.convert("L").tobytes()), dtype=torch.uint8)
     pixels = pixels.view(picture.height, picture.width)
@@ -65,9 +68,9 @@ PAIRS = set(itertools.product(choices("posterior"), choices("prior"))) - {
 def test_every_kind_is_drawn_for_every_posterior_and_prior(posterior: str, prior: str) -> None:
     shown = viewer(f"posterior={posterior}", f"prior={prior}")
     for kind in KINDS:
-        picture = view(shown, kind, 9, "pca")
+        picture = canvas.draw(view(shown, kind, 9, "pca"))
         assert len(set(picture.convert("L").tobytes())) > 2, kind
-    assert len(set(shown.kl_bars().convert("L").tobytes())) > 2
+    assert len(set(canvas.draw(shown.kl_bars()).convert("L").tobytes())) > 2
 
 
 @pytest.mark.parametrize("likelihood", choices("likelihood"))
@@ -77,8 +80,8 @@ def test_every_model_and_likelihood_is_drawn(model: str, likelihood: str) -> Non
         shown = viewer(
             f"model={model}", f"likelihood={likelihood}", f"model.conditional={conditional}"
         )
-        assert shown.samples(9).width > 30
-        assert shown.traversals(3).width > 30
+        assert canvas.draw(shown.samples(9)).width > 30
+        assert canvas.draw(shown.traversals(3)).width > 30
 
 
 def test_reconstructions_are_the_images_above_the_decoded_means() -> None:
@@ -92,8 +95,10 @@ def test_reconstructions_are_the_images_above_the_decoded_means() -> None:
 
 
 def test_samples_are_those_of_the_seed_and_a_conditional_model_draws_a_class_a_column() -> None:
-    assert viewer().samples().tobytes() == viewer().samples().tobytes()
-    assert viewer().samples().tobytes() != viewer(seed=1).samples().tobytes()
+    assert canvas.draw(viewer().samples()).tobytes() == canvas.draw(viewer().samples()).tobytes()
+    assert (
+        canvas.draw(viewer().samples()).tobytes() != canvas.draw(viewer(seed=1).samples()).tobytes()
+    )
     shown = viewer("model.conditional=true")
     generator = torch.Generator().manual_seed(0)
     z, labels = torch.randn(100, 2, generator=generator), torch.arange(100) % 10
@@ -105,7 +110,7 @@ def test_samples_are_those_of_the_seed_and_a_conditional_model_draws_a_class_a_c
         sevens.decode(z, labels),
         shown.module.decoder(z[None], Condition(torch.full((100,), 7))).mean[0],
     )
-    assert sevens.samples().tobytes() != shown.samples().tobytes()
+    assert canvas.draw(sevens.samples()).tobytes() != canvas.draw(shown.samples()).tobytes()
 
 
 def test_traversals_move_one_dimension_and_the_most_informative_comes_first() -> None:
@@ -184,8 +189,34 @@ def test_the_manifold_is_the_plane_at_equal_steps_of_probability(
 
 def test_latents_are_projected_onto_their_first_components() -> None:
     shown = viewer("model.latent_dim=3")
-    assert shown.latents("pca").tobytes() != shown.latents("tsne").tobytes()
-    assert viewer("model.latent_dim=1").latents().width > 500
+    assert (
+        canvas.draw(shown.latents("pca")).tobytes() != canvas.draw(shown.latents("tsne")).tobytes()
+    )
+    assert canvas.draw(viewer("model.latent_dim=1").latents()).width > 500
+
+
+@pytest.mark.parametrize("kind", ["pdf", "svg"])
+def test_vector_graphics_hold_the_axes_as_text_and_are_the_same_every_time(
+    kind: str, tmp_path: Path
+) -> None:
+    shown = viewer()
+    for number, picture in enumerate(
+        (shown.latents(), shown.manifold(3), shown.kl_bars(), shown.traversals(3))
+    ):
+        paths = [tmp_path / f"{number}{name}.{kind}" for name in "ab"]
+        for path in paths:
+            save_figure(path, picture)
+        content = paths[0].read_bytes()
+        assert content == paths[1].read_bytes()
+        assert content.startswith(b"%PDF" if kind == "pdf" else b"<?xml")
+        if kind == "svg":
+            assert picture.x_axis in content.decode()
+
+
+def test_ticks_are_round_numbers() -> None:
+    assert canvas.ticks(-3.1, 2.9) == [-2, 0, 2]
+    assert canvas.ticks(0.02, 0.071) == [0.02, 0.03, 0.04, 0.05, 0.06, 0.07]
+    assert canvas.ticks(-0.4, 812) == [0, 200, 400, 600, 800]
 
 
 def test_the_animation_goes_from_each_image_to_the_next_and_back(tmp_path: Path) -> None:

@@ -13,13 +13,13 @@ from vae_lightning.runs.stored import require_run
 from vae_lightning.storage.files import atomic_write, read_json
 
 if TYPE_CHECKING:
-    from PIL import Image
-
+    from vae_lightning.plots.picture import Picture
     from vae_lightning.plots.views import Viewer
     from vae_lightning.runs.run import Run
 
 KINDS = ("samples", "reconstructions", "traversals", "interpolations", "manifold", "latents")
 DEFAULT_COUNTS = {"samples": 100, "reconstructions": 50, "interpolations": 8, "latents": 2000}
+FORMATS = ("png", "pdf", "svg")
 PROJECTIONS = ("pca", "tsne")
 FRAMES = 24  # number of frames of an animated interpolation, from one image to the other
 
@@ -35,6 +35,7 @@ OPTIONS = RUN_OPTIONS | {
     ),
     "seed": Option("seed of the samples", SEEDS),
     "projection": Option("projection of the latents", Choice(PROJECTIONS)),
+    "format": Option("png, or vector graphics for a paper", Choice(FORMATS)),
     "output": Option("output folder; null: RUN/pictures", OUTPUT_FOLDER),
 }
 
@@ -70,7 +71,7 @@ def draw(cfg: DictConfig, run: "Run") -> list[Path]:
     """Draws and saves the pictures; returns their paths."""
     import torch
 
-    from vae_lightning.plots.canvas import save_png
+    from vae_lightning.plots import canvas
     from vae_lightning.plots.gallery import progress
     from vae_lightning.plots.views import Viewer
 
@@ -90,17 +91,23 @@ def draw(cfg: DictConfig, run: "Run") -> list[Path]:
     with torch.no_grad():
         for kind in kinds:
             count = cfg.count or DEFAULT_COUNTS.get(kind, 0)
-            paths.append(folder / f"{kind}.png")
-            save_png(paths[-1], view(viewer, kind, count, cfg.projection))
+            paths.append(folder / f"{kind}.{cfg.format}")
+            picture = view(viewer, kind, count, cfg.projection)
+            if cfg.format == "png":
+                canvas.save_png(paths[-1], canvas.draw(picture))
+            else:
+                from vae_lightning.plots.figure import save_figure  # imports matplotlib
+
+                save_figure(paths[-1], picture)
             if kind == "interpolations":
                 paths.append(folder / "interpolations.gif")
                 animate(paths[-1], viewer, count)
     return paths
 
 
-def view(viewer: "Viewer", kind: str, count: int, projection: str) -> "Image.Image":
-    """Draws one picture; ``projection`` and ``count`` apply only to some kinds."""
-    views: dict[str, Callable[[], Image.Image]] = {
+def view(viewer: "Viewer", kind: str, count: int, projection: str) -> "Picture":
+    """One picture; ``projection`` and ``count`` apply only to some kinds."""
+    views: dict[str, Callable[[], Picture]] = {
         "samples": lambda: viewer.samples(count),
         "reconstructions": lambda: viewer.reconstructions(count),
         "traversals": viewer.traversals,

@@ -14,7 +14,7 @@ from torch.optim import Adam, AdamW, Optimizer
 from vae_lightning.compile import agreement, graphs
 from vae_lightning.compile.state import StepState
 from vae_lightning.compile.traced import Loss, TracedAnnealing, coefficients, decay_of, step_of
-from vae_lightning.data.images import Batch
+from vae_lightning.data.batches import Batch
 from vae_lightning.objectives.annealing import Constant
 from vae_lightning.training.module import VAE
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from vae_lightning.data.images import Batch
+from vae_lightning.data.batches import Batch
 from vae_lightning.networks import Condition
 from vae_lightning.objectives.annealing import Annealing
 from vae_lightning.training.module import VAE

@@ -4,9 +4,9 @@ Batches are made by indexing, without worker processes and without a Python call
 Shapes: N images, B images of a batch, C H W of an image.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
@@ -16,101 +16,12 @@ from torch.utils.data import Dataset
 from vae_lightning import rng
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.checks.ranges import Choice, Integer, Option
+from vae_lightning.data.batches import Batch, Batches, keep_pixels, num_batches
 from vae_lightning.data.splits import binarize, stratified_order, take
 from vae_lightning.networks.conditional import UNCONDITIONAL, Condition
 
-# images that are taken at once: their float32 pixels stay in a processor's cache
-TAKEN_AT_ONCE = 512
-# the last bits of a matrix product may depend on where its factors lie in memory; a resumed run
-# must put every batch where the uninterrupted one did
-ALIGNMENT_BYTES = 64
 BINARIZATIONS = ("none", "dynamic", "fixed", "threshold")
 EVALUATION_BATCH_SIZE = 500  # no result depends on it
-
-
-class Batch(NamedTuple):
-    """The part of a global batch that one process takes."""
-
-    x: Tensor  # (B, C, H, W), float32 in [0, 1]
-    # positions of the images in their split, (B,)
-    index: Tensor  # pyright: ignore[reportIncompatibleMethodOverride] - hides tuple.index, which is not used
-    # (images of the global batch) / (processes). A sum over x divided by the share is a mean; its
-    # average over the processes is the mean over the global batch.
-    share: float
-    condition: Condition = UNCONDITIONAL  # labels of the images, for a conditional model
-
-
-def keep_pixels(x: Tensor, *_: int) -> Tensor:
-    """Returns x (B, C, H, W) unchanged: the default for pixels that are not resampled per step."""
-    return x
-
-
-def num_batches(count: int, size: int) -> int:
-    """Number of batches of the given size; the last batch may be smaller."""
-    return -(-count // size)
-
-
-class Batches:
-    """The batches of one split for one process.
-
-    Process r of R takes every R-th image of each global batch, starting with the r-th. No image is
-    repeated or left out.
-
-    Args:
-        images: all images of the split (N, C, H, W), uint8.
-        batch_size: images of a global batch.
-        rank: number of this process, r.
-        processes: number of processes, R.
-        order: maps the epoch to the order of the images, a permutation (N,).
-        pixels: maps x in [0, 1], the epoch and the number of the batch to the pixels of the batch.
-        position: returns (epoch, batches of this epoch that are already done). It is called when
-            the first batch of an epoch is requested.
-        condition: labels of all images, for a conditional model.
-        group: with 1, the iterator yields batches. With more, it yields iterators over that many
-            batches each, which create each batch on request.
-    """
-
-    def __init__(
-        self,
-        images: Tensor,
-        batch_size: int,
-        rank: int,
-        processes: int,
-        order: Callable[[int], Tensor],
-        pixels: Callable[[Tensor, int, int], Tensor] = keep_pixels,
-        position: Callable[[], tuple[int, int]] = lambda: (0, 0),
-        condition: Condition = UNCONDITIONAL,
-        group: int = 1,
-    ) -> None:
-        self.images, self.batch_size = images, batch_size
-        self.rank, self.processes = rank, processes
-        self.order, self.pixels, self.position, self.condition = order, pixels, position, condition
-        self.group, self.count = group, num_batches(len(images), batch_size)
-
-    def __len__(self) -> int:
-        return num_batches(self.count, self.group)
-
-    def __iter__(self) -> Iterator[Batch | Iterator[Batch]]:
-        epoch, done = self.position()
-        order = self.order(epoch).to(self.images.device)
-        for first in range(done % self.count, self.count, self.group):
-            batches = self.batches(order, epoch, first, min(first + self.group, self.count))
-            yield next(batches) if self.group == 1 else batches
-
-    def batches(self, order: Tensor, epoch: int, first: int, end: int) -> Iterator[Batch]:
-        """This process's parts of the batches from first to end - 1, images in ``order`` (N,)."""
-        size = self.batch_size
-        is_aligned = self.processes == 1 and self.images[0].numel() * 4 % ALIGNMENT_BYTES == 0
-        step = max(1, TAKEN_AT_ONCE // size) if is_aligned else 1
-        for start in range(first, end, step):
-            chunks = order[start * size : min(start + step, end) * size].split(size)
-            parts = [chunk[self.rank :: self.processes] for chunk in chunks]
-            taken = self.images.index_select(0, torch.cat(parts)).float().div_(255)
-            images = taken.split([len(part) for part in parts])
-            for number, (x, index) in enumerate(zip(images, parts, strict=True), start):
-                share = len(chunks[number - start]) / self.processes
-                condition = self.condition.take(index)
-                yield Batch(self.pixels(x, epoch, number), index, share, condition)
 
 
 class ImageData(LightningDataModule):

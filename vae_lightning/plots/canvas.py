@@ -1,13 +1,11 @@
-"""Image grids, scatter plots and bar charts with titles.
+"""Draws pictures with PIL, which takes milliseconds: grids of images, scatter plots, bar charts.
 
-The module uses PIL only, so that a picture takes milliseconds.
-
-Shapes: R rows, C columns, D channels (1 or 3), H W of an image, N points.
+Shapes: R rows, C columns, D channels (1 or 3), H W of an image.
 """
 
 import functools
 import io
-from collections.abc import Sequence
+import math
 from pathlib import Path
 
 import torch
@@ -15,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from vae_lightning.plots.palette import CATEGORIES, INK, MAIN, PALE
+from vae_lightning.plots.picture import Bars, Grid, Picture, Scatter
 from vae_lightning.storage.files import write_bytes
 
 GAP, MARGIN, TITLE, SMALL = 2, 12, 15, 12
@@ -58,16 +57,18 @@ def tile(images: Tensor, scale: int) -> Image.Image:
     return Image.fromarray(flat.squeeze(-1).numpy())
 
 
-def grid(
-    images: Tensor,
-    title: str,
-    subtitle: str,
-    rows: Sequence[str] = (),
-    columns: Sequence[str] = (),
-    scale: int = 2,
-) -> Image.Image:
-    """Draws images (R, C, D, H, W) in [0, 1] with a title and optional row and column names."""
-    sheet = tile(images, scale)
+def draw(picture: Picture) -> Image.Image:
+    """Draws a picture with its title, subtitle and axes."""
+    if isinstance(picture, Grid):
+        return draw_grid(picture)
+    return draw_scatter(picture) if isinstance(picture, Scatter) else draw_bars(picture)
+
+
+def draw_grid(picture: Grid) -> Image.Image:
+    """Draws the images; names stand beside their rows and above their columns."""
+    images, rows, columns = picture.images, picture.rows, picture.columns
+    title, subtitle = picture.title, axes_line(picture)
+    sheet = tile(images, picture.scale)
     left = MARGIN + (max(map(text_width, rows)) + 8 if rows else 0)
     top = MARGIN + TITLE + SMALL + 14 + (SMALL + 6 if columns else 0)
     right = max(left + sheet.width, MARGIN + max(text_width(title, TITLE), text_width(subtitle)))
@@ -89,25 +90,41 @@ def grid(
     return canvas
 
 
+def axes_line(picture: Grid) -> str:
+    """The subtitle of a grid, with the names of its axes."""
+    axes = [
+        f"{arrow} {name}"
+        for arrow, name in (("x:", picture.x_axis), ("y:", picture.y_axis))
+        if name
+    ]
+    return "   ".join([picture.subtitle, *axes])
+
+
 def draw_header(canvas: Image.Image, title: str, subtitle: str) -> None:
     """Draws the title and the subtitle at the top of a picture."""
     draw_text(canvas, (MARGIN, MARGIN - 2), title, TITLE)
     draw_text(canvas, (MARGIN, MARGIN + TITLE + 6), subtitle)
 
 
-def scatter(
-    points: Tensor, labels: Tensor, title: str, subtitle: str, size: int = 560
-) -> Image.Image:
-    """Draws points (N, 2) colored by label (N,), and each label at the median of its points."""
+def draw_scatter(picture: Scatter, size: int = 560) -> Image.Image:
+    """Draws the points and, at the median of each label, the label."""
+    points, labels, title, subtitle = (
+        picture.points,
+        picture.labels,
+        picture.title,
+        picture.subtitle,
+    )
     low, high = points.amin(0), points.amax(0)
     margin = 0.03 * (high - low).clamp(min=1e-6)
     low, high = low - margin, high + margin
-    top, left = MARGIN + TITLE + SMALL + 16, MARGIN + 40
+    top, left = MARGIN + TITLE + SMALL + 16 + (SMALL + 6), MARGIN + 40
     width = max(left + size, MARGIN + max(text_width(title, TITLE), text_width(subtitle)))
-    canvas = Image.new("RGB", (width + MARGIN, top + size + 30), "white")
+    canvas = Image.new("RGB", (width + MARGIN, top + size + 30 + SMALL), "white")
     draw_header(canvas, title, subtitle)
     draw = ImageDraw.Draw(canvas)
     draw.rectangle((left, top, left + size, top + size), outline=PALE)
+    draw_text(canvas, (left, top - 5), picture.y_axis, anchor="ls")
+    draw_text(canvas, (left + size / 2, top + size + 8 + SMALL), picture.x_axis, anchor="ma")
     positions = ((points - low) / (high - low)).cpu() * torch.tensor([1.0, -1.0]) + torch.tensor(
         [0.0, 1.0]
     )
@@ -125,8 +142,8 @@ def scatter(
         )
         draw_text(canvas, (float(x), float(y)), str(label), anchor="mm")
     for axis, (a, b) in enumerate(zip(low.tolist(), high.tolist(), strict=True)):
-        for fraction in (0.0, 0.5, 1.0):
-            value = f"{a + fraction * (b - a):.2f}"
+        for tick in ticks(a, b):
+            fraction, value = (tick - a) / (b - a), f"{tick:g}"
             position = (
                 (left + fraction * size, top + size + 6)
                 if axis == 0
@@ -136,8 +153,18 @@ def scatter(
     return canvas
 
 
-def bars(values: Sequence[float], names: Sequence[str], title: str, subtitle: str) -> Image.Image:
-    """Draws one horizontal bar per value; the largest value fills the width."""
+def ticks(low: float, high: float) -> list[float]:
+    """Round numbers in a range: three to seven multiples of 1, 2 or 5 times a power of ten."""
+    power = 10 ** math.floor(math.log10((high - low) / 3))
+    step = max(factor * power for factor in (1, 2, 5) if (high - low) / (factor * power) >= 3)
+    first, last = math.ceil(low / step), math.floor(high / step)
+    return [round(number * step, 12) for number in range(first, last + 1)]
+
+
+def draw_bars(picture: Bars) -> Image.Image:
+    """Draws the bars with their values; the largest one fills the width."""
+    values, names, title = picture.values, picture.names, picture.title
+    subtitle = f"{picture.subtitle}   x: {picture.x_axis}"
     line_height, length = SMALL + 6, 360
     left = MARGIN + max(map(text_width, names)) + 8
     top = MARGIN + TITLE + SMALL + 16

@@ -13,7 +13,7 @@ from torch import Tensor
 from vae_lightning.checks.ranges import Integer, Number, Option
 from vae_lightning.data.images import image_data
 from vae_lightning.evaluation.latents import active_units
-from vae_lightning.plots.canvas import save_png
+from vae_lightning.plots import canvas
 from vae_lightning.plots.views import Viewer
 from vae_lightning.storage.run_folder import write_alarm
 from vae_lightning.training.module import VAE
@@ -115,8 +115,9 @@ class Gallery(Callback):
         }
         if viewer.module.latent_dim == 2:
             pictures |= {"manifold": viewer.manifold(), "latents": viewer.latents()}
-        for name, picture in pictures.items():
-            png = save_png(folder / "pictures" / f"{name}.png", picture)
+        for name, content in pictures.items():
+            picture = canvas.draw(content)
+            png = canvas.save_png(folder / "pictures" / f"{name}.png", picture)
             image = Summary.Image(
                 height=picture.height, width=picture.width, encoded_image_string=png
             )

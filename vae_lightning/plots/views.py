@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from vae_lightning import rng
 from vae_lightning.distributions import Posterior, StandardNormal
 from vae_lightning.evaluation.latents import information_per_dim, moments
 from vae_lightning.networks import UNCONDITIONAL, Condition
-from vae_lightning.plots import canvas
+from vae_lightning.plots.picture import Bars, Grid, Scatter
 from vae_lightning.training.module import VAE
 
 
@@ -62,7 +61,7 @@ class Viewer:
         """q(z|x) of all images given their labels, computed once for all views."""
         return self.module.encoder(self.images, self.label_condition(self.labels))
 
-    def reconstructions(self, count: int = 10) -> Image.Image:
+    def reconstructions(self, count: int = 10) -> Grid:
         """Draws images above the decoded means of their posteriors, ten in a row."""
         count = min(count, len(self.images))
         x, labels = self.images[:count], self.labels[:count]
@@ -76,22 +75,24 @@ class Viewer:
                 for pair in pairs
             ]
         )
-        return canvas.grid(sheet, "Test images above their reconstructions", self.subtitle)
+        title = "Test images above their reconstructions E[x|z], z = E[z|x]"
+        return Grid(sheet, title, self.subtitle)
 
-    def samples(self, count: int = 100) -> Image.Image:
+    def samples(self, count: int = 100) -> Grid:
         """Draws decoded samples from the prior; a conditional model draws one class per column."""
         side = max(1, math.isqrt(count))
         generator = rng.generator(self.module.device, self.seed, "samples")
         z = self.module.prior(self.module.encoder).sample(side * side, generator)
         labels = torch.arange(side * side, device=z.device) % side % max(1, self.module.classes)
         images = self.decode(z, labels).unflatten(0, (side, side))
-        return canvas.grid(images, f"Samples from the prior{self.class_suffix()}", self.subtitle)
+        title = f"Samples from the prior{self.class_suffix()}: E[x|z], z ~ p(z)"
+        return Grid(images, title, self.subtitle)
 
     def class_suffix(self) -> str:
         """The chosen class as the end of a title, or nothing."""
         return "" if self.label is None or not self.module.classes else f", class {self.label}"
 
-    def traversals(self, steps: int = 11, max_dims: int = 20) -> Image.Image:
+    def traversals(self, steps: int = 11, max_dims: int = 20) -> Grid:
         """Draws one row per latent dimension, in which only that dimension varies.
 
         It varies from -3 to +3 standard deviations of the aggregate posterior around its mean. The
@@ -114,12 +115,14 @@ class Viewer:
         columns = [
             f"{factor:+.1f} sd" if abs(factor) > 1e-3 else "mean" for factor in factors.tolist()
         ]
-        return canvas.grid(
+        return Grid(
             images,
             f"Latent dimensions by {self.information_name()}, from -3 to +3 sd",
             self.subtitle,
             names,
             columns,
+            "value of the dimension",
+            "dimension",
         )
 
     def mean_posterior_variance(self) -> Tensor:
@@ -149,10 +152,11 @@ class Viewer:
         second = torch.where(curved, (t * safe).sin() / safe.sin(), t)
         return first * start + second * end
 
-    def interpolations(self, count: int = 8, steps: int = 11) -> Image.Image:
+    def interpolations(self, count: int = 8, steps: int = 11) -> Grid:
         """Draws spherical interpolations between the posterior means of successive test images."""
         images = self.decoded_interpolations(count, steps)
-        return canvas.grid(images, "From one test image to the next", self.subtitle)
+        title = "From one test image to the next, along a great circle"
+        return Grid(images, title, self.subtitle, x_axis="t from 0 to 1")
 
     def decoded_interpolations(self, count: int, steps: int) -> Tensor:
         """Decoded interpolations between successive test images: (count, steps, D, H, W)."""
@@ -162,7 +166,7 @@ class Viewer:
         labels = self.labels[:count, None].expand(-1, steps)
         return self.decode(z.flatten(0, 1), labels.flatten()).unflatten(0, z.shape[:2])
 
-    def manifold(self, side: int = 20) -> Image.Image:
+    def manifold(self, side: int = 20) -> Grid:
         """Draws the decoded latent plane at equal steps of probability under N(0, I).
 
         The model must have two latent dimensions. Under another prior, the plane is scaled to the
@@ -176,21 +180,29 @@ class Viewer:
         values = torch.special.ndtri(probability)
         down, right = torch.meshgrid(values.flip(0), values, indexing="ij")
         z = torch.stack([right, down], dim=-1).flatten(0, 1)
+        end = float(values[-1])
+        reach = f"from {-end:.2f} to {end:.2f}"
         if not isinstance(self.module.prior(self.module.encoder), StandardNormal):
+            reach += " sd of the aggregate posterior"
             means = self.posterior.mean
             z = means.mean(0) + z * (means.var(0) + self.mean_posterior_variance()).sqrt()
         labels = torch.zeros(len(z), dtype=torch.long, device=z.device)
         images = self.decode(z, labels).unflatten(0, (side, side))
-        return canvas.grid(
-            images, f"Decoded latent plane{self.class_suffix()}", self.subtitle, scale=1
+        return Grid(
+            images,
+            f"Decoded latent plane{self.class_suffix()}",
+            self.subtitle,
+            x_axis=f"z0 {reach}",
+            y_axis=f"z1 {reach}",
+            scale=1,
         )
 
-    def latents(self, projection: str = "pca", count: int = 2000) -> Image.Image:
+    def latents(self, projection: str = "pca", count: int = 2000) -> Scatter:
         """Draws posterior means by label; more than two dimensions are projected onto a plane."""
         means, labels = self.posterior.mean[:count].double().cpu(), self.labels[:count].cpu()
-        title = "Posterior means"
+        title, axes = "Posterior means E[z|x]", ("z0", "z1")
         if self.module.latent_dim == 1:
-            means = torch.cat([means, torch.zeros_like(means)], dim=1)
+            means, axes = torch.cat([means, torch.zeros_like(means)], dim=1), ("z0", "")
         elif self.module.latent_dim > 2 and projection == "tsne":
             from sklearn.manifold import TSNE
 
@@ -198,24 +210,30 @@ class Viewer:
             plane = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(
                 means.numpy()
             )
-            means, title = torch.from_numpy(plane).double(), "Posterior means, t-SNE"
+            means, title = torch.from_numpy(plane).double(), "Posterior means E[z|x], t-SNE"
+            axes = ("t-SNE 1", "t-SNE 2")
         elif self.module.latent_dim > 2:
             centered = means - means.mean(0)
             _, values, directions = torch.linalg.svd(centered, full_matrices=False)
-            share = float((values[:2] ** 2).sum() / (values**2).sum())
-            title = f"Posterior means, two principal components ({share:.0%} of the variance)"
+            shares = (values[:2] ** 2 / (values**2).sum()).tolist()
+            title = "Posterior means E[z|x], first two principal components"
+            axes = tuple(
+                f"component {number} ({share:.0%} of the variance)"
+                for number, share in enumerate(shares, 1)
+            )
             means = centered @ directions[:2].T
-        return canvas.scatter(means, labels, title, self.subtitle)
+        return Scatter(means, labels, title, self.subtitle, *axes)
 
-    def kl_bars(self) -> Image.Image:
+    def kl_bars(self) -> Bars:
         """Draws the information of each latent dimension as bars, largest first."""
         kl, order = self.information
         names: Sequence[str] = [f"z{dimension}" for dimension in order.tolist()]
-        return canvas.bars(
+        return Bars(
             kl[order].tolist(),
             names,
-            f"{self.information_name()} of each latent dimension, nats",
+            f"{self.information_name()} of each latent dimension",
             self.subtitle,
+            f"{self.information_name()}, nats per image",
         )
 
     def information_name(self) -> str:

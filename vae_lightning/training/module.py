@@ -16,7 +16,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from vae_lightning import rng
-from vae_lightning.data.images import Batch, ImageData, image_data
+from vae_lightning.data.batches import Batch
+from vae_lightning.data.images import ImageData, image_data
 from vae_lightning.distributions import kl_divergence
 from vae_lightning.distributions.component import Component
 from vae_lightning.distributions.likelihood import Likelihood
