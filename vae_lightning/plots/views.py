@@ -113,7 +113,7 @@ class Viewer:
         )
         names = [f"z{dimension}, {kl[dimension]:.2f} nats" for dimension in order.tolist()]
         columns = [
-            f"{factor:+.1f} sd" if abs(factor) > 1e-3 else "mean" for factor in factors.tolist()
+            f"{factor:+.1f}" if abs(factor) > 1e-3 else "mean" for factor in factors.tolist()
         ]
         return Grid(
             images,
@@ -121,7 +121,7 @@ class Viewer:
             self.subtitle,
             names,
             columns,
-            "value of the dimension",
+            "standard deviations (sd) from the mean",
             "dimension",
         )
 
