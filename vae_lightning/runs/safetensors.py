@@ -10,6 +10,7 @@ from vae_lightning.checks.errors import ConfigError
 from vae_lightning.config.optional import EXPORT_PACKAGES, require_packages
 from vae_lightning.runs.build import build
 from vae_lightning.runs.run import Run
+from vae_lightning.runs.untrusted import read_config
 from vae_lightning.storage.files import write_bytes
 from vae_lightning.storage.run_folder import without_hydra
 
@@ -57,8 +58,9 @@ def read_safetensors(path: Path, trust: bool) -> Run:
         raise ConfigError(
             f"run={path}: must be a file that export wrote (it contains no configuration)"
         )
-    content: dict[str, object] = json.loads(metadata["config"])
-    cfg = OmegaConf.create(content)
-    cfg.data.fallback = None
+    try:
+        cfg = read_config(metadata["config"])  # JSON is YAML
+    except ConfigError as error:
+        raise ConfigError(f"run={path}: its configuration is damaged ({error})") from error
     module = build(cfg, state, f"run={path}", metadata.get("vae_lightning", "unknown"), trust)
     return Run(path, cfg, module, metadata["checkpoint"], int(metadata["step"]))

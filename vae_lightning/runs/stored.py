@@ -5,12 +5,13 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigTypeError
+import yaml
+from omegaconf import DictConfig
 
 from vae_lightning.checks.errors import ConfigError, one_line
-from vae_lightning.config.compose import COMPOSITION_ERRORS
+from vae_lightning.runs.untrusted import check_links, check_plain, read_config
 from vae_lightning.storage.files import read_json
+from vae_lightning.storage.run_folder import STATES
 
 # files of a run folder
 CONFIG = Path(".hydra", "config.yaml")
@@ -34,34 +35,29 @@ def require_run(run: Path, key: str) -> None:
 
 
 def read_stored(run: Path, key: str) -> StoredRun:
-    """Reads the configuration and the state of a run.
+    """Reads the configuration and the state of a run; see ``untrusted.read_config``.
 
-    ``trust`` is set to false regardless of the stored value, because only the user who loads a run
-    can decide that. ``data.fallback`` is set to null, because a run never falls back to data other
-    than its training data.
-
-    Raises ConfigError, with ``key`` in the message, if the folder contains no run or a damaged one.
+    Raises ConfigError, with ``key`` in the message, if the folder contains no run, a damaged one,
+    or one that could do harm.
     """
     require_run(run, key)
-    status = read_optional_json(run / "status.json", key)
+    check_links(run, key)
+    state = read_optional_json(run / "status.json", key).get("state")
     versions = read_optional_json(run / "metrics.json", key).get("versions", "")
-    version = re.search(r"vae_lightning (\S+)", str(versions))
+    version = re.search(r"vae_lightning ([\w.+-]+)", str(versions))
     try:
-        overrides = [str(override) for override in OmegaConf.load(run / OVERRIDES)]
-        cfg = OmegaConf.load(run / CONFIG)
-        if not isinstance(cfg, DictConfig):
-            raise ConfigTypeError("config.yaml holds no mapping")
-        cfg.trust = False
-        cfg.data.fallback = None
-    except (OSError, *COMPOSITION_ERRORS) as error:
+        cfg = read_config((run / CONFIG).read_text(encoding="utf-8"))
+        overrides = yaml.safe_load((run / OVERRIDES).read_text(encoding="utf-8")) or []
+        check_plain(overrides)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ConfigError) as error:
         raise ConfigError(
             f"{key}={run}: .hydra is damaged ({one_line(error)});"
             " the weights in checkpoints/ may be intact"
         ) from error
     return StoredRun(
         cfg,
-        overrides,
-        str(status.get("state", "state unknown")),
+        list(map(str, overrides)),
+        state if isinstance(state, str) and state in STATES else "state unknown",
         version.group(1) if version else "unknown",
         count_rows(run / "metrics.csv"),
     )
