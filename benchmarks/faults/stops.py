@@ -49,7 +49,7 @@ MOMENTS: dict[str, tuple[tuple[str, int], ...]] = {
     ),
     "pictures": (
         ("vae_lightning.plots.gallery:Gallery.draw", 1),
-        ("vae_lightning.plots.gallery:save_png", 3),
+        ("vae_lightning.plots.canvas:save_png", 3),
         ("vae_lightning.plots.gallery:Gallery.draw", 3),
     ),
     "saving": (

@@ -50,7 +50,8 @@ class ConsoleHandler(logging.Handler):
 def exit_codes() -> Iterator[None]:
     """Turns ConfigError into a one-line message and exit code 2, a signal into code 130 or 143.
 
-    All other exceptions keep their traceback.
+    Numbers that are not finite are one line too, with exit code 1. All other exceptions keep their
+    traceback.
     """
     logger = logging.getLogger("vae_lightning")
     handler = ConsoleHandler(logging.INFO)
@@ -63,6 +64,9 @@ def exit_codes() -> Iterator[None]:
         if REFUSAL_VARIABLE in os.environ:
             Path(os.environ[REFUSAL_VARIABLE]).write_text(str(error))
         sys.exit(2)
+    except FloatingPointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
     except Interrupted as interruption:
         sys.exit(interruption.exit_code)
     except KeyboardInterrupt:

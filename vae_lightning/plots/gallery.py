@@ -18,10 +18,13 @@ from vae_lightning.plots.views import Viewer
 from vae_lightning.storage.run_folder import write_alarm
 from vae_lightning.training.module import VAE
 from vae_lightning.training.summary import describe
+from vae_lightning.training.sums import NotFinite
 from vae_lightning.training.tensorboard import logger_of
 
 log = logging.getLogger(__name__)
 
+# a collapsed posterior has almost no KL; a posterior with more nats per image is far from the prior
+DIVERGED_KL = 1000.0
 CHARTS = {
     "ELBO terms": {
         "recon and KL": ["Multiline", ["train/recon", "val/recon", "train/kl", "val/kl"]],
@@ -58,7 +61,17 @@ class Gallery(Callback):
         self.every_n_epochs = every_n_epochs
         self.images = images
         self.collapse_below = collapse_below
-        self.collapsed = False
+        self.alarm: str | None = None
+
+    def state_dict(self) -> dict[str, object]:
+        """The alarm, which a resumed run withdraws when it has passed."""
+        return {"alarm": self.alarm}
+
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
+        """The alarm of the run that goes on."""
+        alarm = state_dict["alarm"]
+        assert alarm is None or isinstance(alarm, str)
+        self.alarm = alarm
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Adds TensorBoard charts that show recon and KL of both splits together."""
@@ -82,31 +95,38 @@ class Gallery(Callback):
             active = active_units(viewer.posterior.mean)
             pl_module.log("latents/active_units", float(active), batch_size=1)
             if trainer.is_global_zero:
-                self.check_collapse(trainer, active, pl_module.latent_dim)
+                self.check_latents(trainer, active, viewer.information[0])
                 if epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs:
                     self.draw(trainer, viewer)
         pl_module.train()
 
-    def check_collapse(self, trainer: Trainer, active: int, latent_dim: int) -> None:
-        """Raises the alarm if the posterior has collapsed; withdraws it after recovery."""
-        collapsed = active < self.collapse_below * latent_dim
-        if collapsed == self.collapsed:
+    def check_latents(self, trainer: Trainer, active: int, information: Tensor) -> None:
+        """Raises the alarm if few latent dimensions are active; withdraws it after recovery.
+
+        ``information`` is that of each latent dimension in nats, (L,).
+        """
+        latent_dim = len(information)
+        few = active < self.collapse_below * latent_dim
+        if few == (self.alarm is not None):
             return
-        self.collapsed = collapsed
-        alarm = None
-        if collapsed:
-            alarm = (
-                f"posterior collapse: {active} of {latent_dim} latent dimensions are active; try"
-                " annealing=linear, objective=free_bits, a smaller objective.beta, or a weaker"
-                " decoder"
-            )
-            log.warning("%s", alarm)
-        write_alarm(Path(logger_of(trainer).save_dir), alarm)
+        found = f"{active} of {latent_dim} latent dimensions are active"
+        self.alarm = few_active(found, float(information.sum())) if few else None
+        if self.alarm:
+            log.warning("%s", self.alarm)
+        else:
+            log.info("the warning is withdrawn: %s", found)
+        write_alarm(Path(logger_of(trainer).save_dir), self.alarm)
 
     def draw(self, trainer: Trainer, viewer: Viewer) -> None:
         """Draws all views of this epoch and logs the KL divergence per latent dimension."""
         writer, folder = logger_of(trainer).experiment, Path(logger_of(trainer).save_dir)
         step = trainer.global_step - 1  # the step to which Lightning assigns its scalars
+        kl, _ = viewer.information
+        if not bool(kl.isfinite().all()):
+            raise NotFinite(
+                f"the information of a latent dimension is not finite in epoch"
+                f" {trainer.current_epoch + 1} on the test images; a smaller optimizer.lr may help"
+            )
         pictures = {
             "reconstructions": viewer.reconstructions(),
             "samples": viewer.samples(),
@@ -125,8 +145,21 @@ class Gallery(Callback):
             writer.file_writer.add_summary(
                 Summary(value=[Summary.Value(tag=name, image=image)]), step
             )
-        kl, _ = viewer.information
-        writer.add_histogram("latents/kl_per_dimension", kl, step)
+        # TensorBoard has no bins beyond 1e20
+        writer.add_histogram("latents/kl_per_dimension", kl.clamp(max=1e19), step)
+
+
+def few_active(found: str, kl: float) -> str:
+    """The alarm about few active latent dimensions, with what may help, given the KL in nats."""
+    if kl > DIVERGED_KL:
+        return (
+            f"the training has diverged: {found}, and the KL is {kl:.3g} nats per image; try a"
+            " smaller optimizer.lr or trainer.gradient_clip_val=1"
+        )
+    return (
+        f"posterior collapse: {found}; try annealing=linear, objective=free_bits, a smaller"
+        " objective.beta, or a weaker decoder"
+    )
 
 
 def progress(values: Mapping[str, Tensor | float], epoch: object) -> str:

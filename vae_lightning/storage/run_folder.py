@@ -159,7 +159,7 @@ def recorded(run: Path) -> Iterator[None]:
         raise Interrupted(getattr(error, "number", signal.SIGINT), run) from error
     except BaseException as error:
         write_status(run, "failed", f"{type(error).__name__}: {error}")
-        logger.error("failed: %s", error, exc_info=True)
+        logging.getLogger(RECORD_LOGGER).error("failed: %s", error, exc_info=True)
         raise
     else:
         write_status(run, "finished")

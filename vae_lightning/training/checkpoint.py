@@ -25,6 +25,10 @@ class SavedProgress(NamedTuple):
 
     epochs: int  # finished epochs
     steps: int  # optimizer steps, also those of an epoch that was not finished
+    path: Path | None  # of last.ckpt; None if there is none
+
+
+NO_PROGRESS = SavedProgress(0, 0, None)
 
 
 def read_checkpoint(path: Path, source: str) -> StoredCheckpoint:
@@ -73,9 +77,9 @@ def saved_progress(run: Path, recorder: str) -> SavedProgress:
         recorder: the name under which the recorder saves its state.
     """
     if not (run / LAST).is_file():
-        return SavedProgress(0, 0)
+        return NO_PROGRESS
     stored = read_checkpoint(run / LAST, f"resume={run}")
     state = stored.get("callbacks", {}).get(recorder)
     if state is None:
         raise ConfigError(f"resume={run}: {LAST.name} is not a checkpoint of this package")
-    return SavedProgress(len(state["rows"]), stored["global_step"])
+    return SavedProgress(len(state["rows"]), stored["global_step"], run / LAST)

@@ -15,16 +15,23 @@ from vae_lightning.data.images import ImageData
 from vae_lightning.storage import files, run_folder
 from vae_lightning.storage.files import write_json
 from vae_lightning.storage.lock import claim
-from vae_lightning.storage.run_folder import BEST, LAST, write_status
+from vae_lightning.storage.run_folder import BEST, write_status
 from vae_lightning.training import summary, tensorboard, threads
 from vae_lightning.training.assembly import build_data, build_module, check_user_classes
 from vae_lightning.training.callbacks.interrupt import Interrupt
 from vae_lightning.training.callbacks.progress import Progress
 from vae_lightning.training.callbacks.recorder import Recorder
-from vae_lightning.training.checkpoint import SavedProgress, read_checkpoint, saved_progress
+from vae_lightning.training.checkpoint import (
+    NO_PROGRESS,
+    SavedProgress,
+    read_checkpoint,
+    saved_progress,
+)
 from vae_lightning.training.final_table import final_table
+from vae_lightning.training.finite import locate
 from vae_lightning.training.module import VAE
 from vae_lightning.training.signals import StopSignals
+from vae_lightning.training.sums import NotFinite
 from vae_lightning.training.trainer import build_trainer, silence_notices
 
 log = logging.getLogger(__name__)
@@ -42,11 +49,6 @@ class Parts(NamedTuple):
     recorder: Recorder
     run: Path
     saved: SavedProgress  # of a run that continues
-
-    @property
-    def checkpoint(self) -> Path | None:
-        """What training continues from."""
-        return self.run / LAST if self.saved.steps else None
 
 
 class Result(NamedTuple):
@@ -111,7 +113,7 @@ def make_parts(
 ) -> Parts:
     """Makes the trainer; raises ConfigError if it cannot be made or last.ckpt is damaged."""
     recorder = Recorder(run)
-    saved = saved_progress(run, recorder.state_key) if resumes else SavedProgress(0, 0)
+    saved = saved_progress(run, recorder.state_key) if resumes else NO_PROGRESS
     callbacks = [Progress(), recorder, Interrupt(stop, recorder)]
     logger = tensorboard.ScalarLogger(run, saved.steps if resumes else None)
     trainer = build_trainer(cfg, callbacks, logger, saved.epochs)
@@ -142,16 +144,20 @@ def train_and_test(
     trainer, module, data, run = parts.trainer, parts.module, parts.data, parts.run
     variables = {
         RUN_VARIABLE: str(run),
-        RESUMES_VARIABLE: "1" if parts.checkpoint else "",
+        RESUMES_VARIABLE: "1" if parts.saved.path else "",
     }
     with environment(**variables), stop.deferred(lambda: write_status(run, "interrupted")):
         tensorboard.begin_hparams(cfg, trainer)
         try:
             with accelerate(cfg, trainer, module, data):
-                trainer.fit(module, data, ckpt_path=parts.checkpoint, weights_only=True)
+                trainer.fit(module, data, ckpt_path=parts.saved.path, weights_only=True)
             trainer.strategy.barrier("best.ckpt")  # rank 0 still links it while the others go on
             module.load_state_dict(read_checkpoint(run / BEST, f"resume={run}")["state_dict"])
             (test,) = trainer.test(module, data, verbose=False)
+        except NotFinite as error:
+            tensorboard.end_hparams(trainer, "FAILURE")
+            saved = saved_progress(run, parts.recorder.state_key)
+            raise locate(cfg, data, saved, error) from error
         except Exception:
             tensorboard.end_hparams(trainer, "FAILURE")
             raise

@@ -25,7 +25,7 @@ from vae_lightning.distributions.posterior import PosteriorModule
 from vae_lightning.networks import UNCONDITIONAL, Condition
 from vae_lightning.objectives import Objective, Terms
 from vae_lightning.training.lightning_progress import count_optimizer_steps
-from vae_lightning.training.sums import EpochSums, term_sums
+from vae_lightning.training.sums import EpochSums, NotFinite, term_sums
 
 # The noise of validation and test is the same in every run and epoch, so that two runs differ by
 # their models alone.
@@ -144,6 +144,7 @@ class VAE(LightningModule):
                 scheduler.step()
             step += 1
         count_optimizer_steps(self.trainer, step - first)
+        self.sums["train"].check()
 
     def scheduler_in_use(self) -> LRScheduler | None:
         """The scheduler that Lightning holds; None if the learning rate is constant."""
@@ -238,13 +239,13 @@ class VAE(LightningModule):
     def log_means(self, split: str) -> None:
         """Logs the means over the images of the epoch, of all processes.
 
-        Raises FloatingPointError if one is not finite: nothing after it could be trusted.
+        Raises NotFinite if one is not finite: nothing after it could be trusted.
         """
         loss, recon, kl = self.sums[split].finish(self.trainer.strategy)
         if not math.isfinite(loss + recon + kl):
-            raise FloatingPointError(
+            raise NotFinite(
                 f"{split} is not finite in epoch {self.current_epoch + 1}: loss {loss},"
-                f" recon {recon}, kl {kl}; lower optimizer.lr"
+                f" recon {recon}, KL {kl}; a smaller optimizer.lr may help"
             )
         terms = {"loss": loss, "recon": recon, "kl": kl, "neg_elbo": recon + kl}
         # the values are the same on every process already: nothing is left to synchronize

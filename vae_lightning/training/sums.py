@@ -13,6 +13,10 @@ def term_sums(loss_sum: Tensor, terms: Terms) -> Tensor:
         return torch.stack([loss_sum, terms.mean_recon.sum(), terms.kl.sum()])
 
 
+class NotFinite(FloatingPointError):
+    """A term of the loss or a parameter is not a finite number; nothing after it is right."""
+
+
 class EpochSums:
     """Sums of loss, recon and KL over the images of an epoch so far, and the number of images.
 
@@ -33,6 +37,11 @@ class EpochSums:
             self.terms = self.terms.to(sums.device)
         self.terms.add_(sums)
         self.images += images
+
+    def check(self) -> None:
+        """Raises NotFinite if a sum is not finite; waits for the device."""
+        if self.terms is not None and not bool(self.terms.isfinite().all()):
+            raise NotFinite("a term of the loss is not finite")
 
     def means(self) -> list[float]:
         """Means of loss, recon and KL over the images of this process so far."""

@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from vae_lightning.storage.files import atomic_write, link, write_csv
 from vae_lightning.storage.run_folder import BEST, LAST
+from vae_lightning.training.finite import check_parameters
 from vae_lightning.training.module import VAE
 from vae_lightning.training.tensorboard import logger_of
 
@@ -86,7 +87,11 @@ class Recorder(Checkpoint):
             log.info(describe_epoch(row, trainer.max_epochs))
 
     def save(self, trainer: Trainer, best: bool = False) -> None:
-        """Replaces last.ckpt in one step, and best.ckpt before it; every rank must call this."""
+        """Replaces last.ckpt in one step, and best.ckpt before it; every rank must call this.
+
+        Raises NotFinite instead of saving weights that are not finite.
+        """
+        check_parameters(trainer.lightning_module, trainer.global_step)
         last = self.run / LAST
         if not trainer.is_global_zero:
             trainer.save_checkpoint(last)  # takes part in collecting the state; only rank 0 writes

@@ -1,0 +1,119 @@
+"""Runs that are stopped or killed at any moment end like runs that were never stopped.
+
+A short form of ``python -m benchmarks.faults``.
+"""
+
+import json
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from benchmarks.faults.stops import EXPERIMENT, MODULE, RECORDER, SMALL, Attack, Runs
+from benchmarks.fork_server import Fault, ForkServer
+
+pytestmark = pytest.mark.slow
+
+SINGLE_STEPS = ("trainer.steps_per_execution=1",)
+TERM, KILL = signal.SIGTERM, signal.SIGKILL
+
+
+@pytest.fixture(scope="module")
+def runs(server: ForkServer, tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(server, tiny_root, tmp_path_factory.mktemp("stops"))
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        Attack("start", (Fault(f"{EXPERIMENT}:build_data", signal.SIGHUP),)),
+        Attack("start", (Fault("vae_lightning.storage.run_folder:write_config", KILL),)),
+        Attack("start", (Fault("vae_lightning.storage.run_folder:write_config", TERM),)),
+        Attack("first epoch", (Fault(f"{MODULE}.training_step", KILL),)),
+        Attack("last call of an epoch", (Fault(f"{MODULE}.training_step", signal.SIGINT, 2),)),
+        Attack(
+            "last step of an epoch", (Fault(f"{MODULE}.training_step", TERM, 25),), SINGLE_STEPS
+        ),
+        Attack("last step", (Fault(f"{MODULE}.training_step", TERM, 75),), SINGLE_STEPS),
+        Attack("validation", (Fault(f"{MODULE}.validation_step", signal.SIGUSR1, 2),)),
+        Attack("pictures", (Fault("vae_lightning.plots.canvas:save_png", signal.SIGUSR2, 3),)),
+        Attack("saving", (Fault(f"{RECORDER}:link", KILL, 2, after=True),)),
+        Attack("saving", (Fault(f"{RECORDER}:write_csv", KILL, 3),)),
+        Attack("test", (Fault(f"{MODULE}.test_step", signal.SIGINT),)),
+        Attack("end", (Fault(f"{EXPERIMENT}:write_json", KILL),)),
+        Attack(
+            "three times",
+            (
+                Fault(f"{MODULE}.training_step", TERM, 1),
+                Fault(f"{RECORDER}:Recorder.save", KILL, 1),
+                Fault(f"{MODULE}.on_test_epoch_end", signal.SIGHUP),
+            ),
+        ),
+    ],
+    ids=lambda attack: f"{attack.phase}-{attack.faults[0].number.name}",
+)
+def test_a_stopped_run_ends_like_one_that_was_never_stopped(runs: Runs, attack: Attack) -> None:
+    assert runs.stop(attack) == ""
+
+
+def test_a_second_signal_stops_at_once(runs: Runs) -> None:
+    fault = Fault(f"{MODULE}.validation_step", TERM, times=2)
+    done = runs.train(*SMALL, "hydra.run.dir=twice", faults=[fault])
+    assert done.returncode == 143
+    assert "epoch   1/3" not in done.stderr
+    status = json.loads((runs.folder / "twice" / "status.json").read_text())
+    assert status == {"state": "interrupted"}
+    assert runs.train("resume=twice").returncode == 0
+
+
+def test_resume_says_where_it_continues_and_ends_a_run_early(runs: Runs) -> None:
+    fault = Fault(f"{MODULE}.training_step", TERM, 3)
+    runs.train(*SMALL, "hydra.run.dir=early", faults=[fault])
+    done = runs.train("+resume=early", "trainer.max_epochs=1")
+    assert done.returncode == 0, done.stderr
+    assert "resume: 1 epochs are done, no further one is trained" in done.stderr
+    assert "test " in done.stdout
+    more = runs.train("++resume=early", "trainer.max_epochs=3")
+    assert "resume: continues after 1 epochs, at step 41" in more.stderr
+    assert more.returncode == 0, more.stderr
+
+
+def test_a_damaged_last_checkpoint_leaves_a_finished_run_finished(runs: Runs) -> None:
+    assert runs.train(*SMALL, "hydra.run.dir=damaged").returncode == 0
+    last = runs.folder / "damaged" / "checkpoints" / "last.ckpt"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 255
+    last.unlink()  # best.ckpt is the same file
+    last.write_bytes(content)
+    done = runs.train("resume=damaged", "trainer.max_epochs=4")
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"error: resume={last.parents[1]}: last.ckpt is damaged; checkpoint=best may be intact\n",
+    )
+    assert json.loads((runs.folder / "damaged" / "status.json").read_text())["state"] == "finished"
+    last.unlink()
+    again = runs.train("resume=damaged", "trainer.max_epochs=4")
+    assert "the run has no last.ckpt, and starts again from its first step" in again.stderr
+
+
+def test_numbers_that_are_not_finite_are_located(runs: Runs) -> None:
+    for overrides in ((), SINGLE_STEPS):
+        name = f"hydra.run.dir=diverged{len(overrides)}"
+        done = runs.train(*SMALL, "optimizer.lr=1e30", *overrides, name)
+        assert done.returncode == 1
+        line = done.stderr.splitlines()[-1]
+        assert line.startswith(
+            "error: recon is not finite at step 1 for 20 of 20 training images ("
+        )
+        assert re.search(r"; std of q\(z\|x\) is from (inf to inf|nan to nan); ", line)
+        assert "Traceback" not in done.stderr
+        run = runs.folder / name.removeprefix("hydra.run.dir=")
+        assert not (run / "checkpoints").exists()
+        assert json.loads((run / "status.json").read_text())["state"] == "failed"
+
+
+def test_a_divergence_is_not_called_a_collapse(runs: Runs) -> None:
+    done = runs.train(*SMALL, "optimizer.lr=1e3", "likelihood=gaussian", "hydra.run.dir=wide")
+    assert "warning: the training has diverged: 0 of 3 latent dimensions" in done.stderr
+    assert done.stdout.splitlines()[-1].startswith("warning: the training has diverged")
