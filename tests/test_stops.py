@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.faults.stops import EXPERIMENT, MODULE, RECORDER, SMALL, Attack, Runs
+from benchmarks.faults.stops import EXPERIMENT, MODULE, RECORDER, SMALL, Attack, Runs, contents
 from benchmarks.fork_server import Fault, ForkServer
+from helpers import Command
 
 pytestmark = pytest.mark.slow
 
@@ -117,3 +118,25 @@ def test_a_divergence_is_not_called_a_collapse(runs: Runs) -> None:
     done = runs.train(*SMALL, "optimizer.lr=1e3", "likelihood=gaussian", "hydra.run.dir=wide")
     assert "warning: the training has diverged: 0 of 3 latent dimensions" in done.stderr
     assert done.stdout.splitlines()[-1].startswith("warning: the training has diverged")
+
+
+def test_ranks_that_another_program_left_do_not_count(
+    train: Command, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under ``srun -n 2``, where each task is a run of its own."""
+    for name, value in {
+        "RANK": "1",
+        "SLURM_PROCID": "1",
+        "SLURM_LOCALID": "1",
+        "SLURM_NTASKS": "2",
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NAME": "train",
+    }.items():
+        monkeypatch.setenv(name, value)
+    command = (*SMALL, "trainer.max_epochs=1", "hydra.run.dir=task")
+    done = train(*command, cwd=tmp_path, data=tiny_root, anew=True)
+    assert done.returncode == 0, done.stderr
+    assert len(contents(tmp_path / "task")["TensorBoard"]) > 5
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    again = train(*command, cwd=tmp_path, data=tiny_root, anew=True)
+    assert "is finished: 1 epochs" in again.stdout

@@ -22,10 +22,12 @@ from vae_lightning.config.compose import compose, default_choices, search_path
 from vae_lightning.config.environment import (
     RESUMES_VARIABLE,
     RUN_VARIABLE,
+    forget_ranks,
+    is_requeued,
     is_started_process,
     rank,
 )
-from vae_lightning.runs.stored import read_stored
+from vae_lightning.runs.stored import CONFIG, read_stored
 from vae_lightning.storage import run_folder
 from vae_lightning.sweeps.driver import run_sweep
 from vae_lightning.training.signals import StopSignals, ignore_stop_signals
@@ -101,10 +103,13 @@ def start(args: argparse.Namespace, stop: StopSignals) -> None:
     options.settle(cfg)
     cfg.trust = True  # the configuration comes from the user, so it may name the user's classes
     path = Path(cfg.hydra.run.dir)
+    if is_folder_given and is_requeued() and (path / CONFIG).is_file():
+        resume(path, args.overrides, stop)
+        return
     # only rank 0 creates the folder
     folder = (
         nullcontext(path.resolve())
-        if rank()
+        if cfg.accelerator.num_nodes > 1 and rank()
         else run_folder.new_folder(path, exclusive=not is_folder_given)
     )
     run(cfg, folder, stop, args.overrides)
@@ -161,6 +166,8 @@ def run(
 
     ``overrides`` is None on resume.
     """
+    if cfg.accelerator.num_nodes == 1:
+        forget_ranks()
     from vae_lightning.compile import accelerate
     from vae_lightning.training.experiment import run_experiment
 

@@ -10,6 +10,24 @@ RUN_VARIABLE = "VAE_LIGHTNING_RUN"
 RESUMES_VARIABLE = "VAE_LIGHTNING_RESUMES"
 
 
+# what torchrun, srun and others set in each process; it counts only if a run has several machines
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+
+
+def forget_ranks() -> None:
+    """Removes the ranks that another program left, before Lightning is imported, which reads them.
+
+    Otherwise a run on one machine would take itself for a part of another one and write nothing.
+    """
+    for name in RANK_VARIABLES:
+        os.environ.pop(name, None)
+
+
+def is_requeued() -> bool:
+    """Whether SLURM starts this job again, after it was preempted or its machine failed."""
+    return os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+
+
 def is_started_process() -> bool:
     """Whether Lightning started this process for a run of several processes."""
     return RUN_VARIABLE in os.environ and os.environ.get("LOCAL_RANK", "0") != "0"

@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Sequence
 
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
@@ -81,8 +83,19 @@ def trainer_arguments(cfg: DictConfig, callbacks: Sequence[Callback] = ()) -> di
     }
 
 
+def cluster_environment(cfg: DictConfig) -> dict[str, object]:
+    """The argument that keeps Lightning from taking one machine for a part of a SLURM job.
+
+    Lightning's handler that requeues a SLURM job is off; the package handles the signals.
+    """
+    if cfg.accelerator.num_nodes == 1:
+        return {"plugins": LightningEnvironment()}
+    return {"plugins": SLURMEnvironment(auto_requeue=False)} if SLURMEnvironment.detect() else {}
+
+
 def make_trainer(cfg: DictConfig, arguments: dict[str, object]) -> Trainer:
     """The Trainer; what it or the machine refuses becomes ConfigError."""
+    arguments = cluster_environment(cfg) | arguments
     try:
         inspect.signature(Trainer).bind(**arguments)
         check_device(cfg)
