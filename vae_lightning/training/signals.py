@@ -26,8 +26,8 @@ class StopSignals:
 
     The first signal raises Interrupted at once, except within ``deferred``: there it takes effect
     at the next ``check``, so that training stops only where it can continue with the same numbers.
-    Signals that the parent process ignores, as nohup does with SIGHUP, stay ignored. In a thread
-    that is not the main one, Python handles no signals, and the context does nothing.
+    SIGHUP stays ignored if the parent process ignores it, as nohup does. In a thread that is not
+    the main one, Python handles no signals, and the context does nothing.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class StopSignals:
             self.handlers = {
                 number: signal.getsignal(number)
                 for number in STOP_SIGNALS
-                if signal.getsignal(number) is not signal.SIG_IGN
+                if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN
             }
         self.install()
         return self
