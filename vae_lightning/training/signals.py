@@ -26,8 +26,9 @@ class StopSignals:
 
     The first signal raises Interrupted at once, except within ``deferred``: there it takes effect
     at the next ``check``, so that training stops only where it can continue with the same numbers.
-    SIGHUP stays ignored if the parent process ignores it, as nohup does. In a thread that is not
-    the main one, Python handles no signals, and the context does nothing.
+    Other signals than Ctrl-C stay ignored if the parent process ignores them, as nohup does with
+    SIGHUP. In a thread that is not the main one, Python handles no signals, and the context does
+    nothing.
     """
 
     def __init__(self) -> None:
