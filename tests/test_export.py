@@ -4,9 +4,10 @@ import itertools
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 from torch import Tensor
@@ -25,6 +26,14 @@ from vae_lightning.training.module import VAE
 
 FORMATS = ("onnx", "torch_export", "safetensors")
 BATCH = 5  # neither traced nor compared by the command
+
+
+@pytest.fixture(autouse=True)
+def _shapes_are_not_checked() -> Iterator[None]:
+    """torch.export does not trace the checks of shapes that the tests add."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def stored(*overrides: str) -> Run:
