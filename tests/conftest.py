@@ -10,8 +10,9 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
+from shapes import CHECKED
+
 # within the tests, every call checks the shapes in its signature
-CHECKED = ("distributions", "networks", "objectives", "training.module")
 with install_import_hook([f"vae_lightning.{name}" for name in CHECKED], "shapes.check_shapes"):
     from benchmarks.fork_server import Done, ForkServer
     from browser import BROWSERS, Browser, installed

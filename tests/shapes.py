@@ -8,6 +8,9 @@ from typing import Any, Union, get_args, get_origin
 
 from jaxtyping import AbstractArray
 
+# parts of vae_lightning whose functions and methods are checked
+CHECKED = ("distributions", "networks", "objectives", "training.module")
+
 
 def fits(value: object, annotation: object) -> bool:
     """Whether the arrays of a value have the shapes and kinds of numbers that were declared."""
