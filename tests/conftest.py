@@ -1,19 +1,22 @@
 """Shared fixtures: the command line as a subprocess, a tiny IDX data set, real MNIST, a browser."""
 
+import inspect
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
-from jaxtyping import install_import_hook
 
-from shapes import CHECKED
+from shapes import CHECKED, checked_classes
 
 # within the tests, every call checks the shapes in its signature
-with install_import_hook([f"vae_lightning.{name}" for name in CHECKED], "shapes.check_shapes"):
+with jaxtyping.install_import_hook(
+    [f"vae_lightning.{name}" for name in CHECKED], "shapes.check_shapes"
+):
     from benchmarks.fork_server import Done, ForkServer
     from browser import BROWSERS, Browser, installed
     from helpers import Command, write_tiny_mnist
@@ -32,6 +35,20 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture
+def unchecked_shapes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No call checks shapes, for tests that trace functions."""
+    for cls in checked_classes():
+        for name, member in list(vars(cls).items()):
+            if isinstance(member, property) and member.fget:
+                monkeypatch.setattr(cls, name, property(inspect.unwrap(member.fget)))
+            elif inspect.isfunction(member):
+                monkeypatch.setattr(cls, name, inspect.unwrap(member))
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,9 @@
 
 import functools
 import inspect
+import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Union, get_args, get_origin
 
 from jaxtyping import AbstractArray
@@ -42,3 +43,11 @@ def check_shapes(function: Callable[..., Any]) -> Callable[..., Any]:
         return result
 
     return checked
+
+
+def checked_classes() -> Iterator[type]:
+    """The classes whose methods are checked."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith(tuple(f"vae_lightning.{part}" for part in CHECKED)):
+            found = (cls for cls in vars(module).values() if inspect.isclass(cls))
+            yield from (cls for cls in found if cls.__module__ == name)

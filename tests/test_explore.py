@@ -152,6 +152,7 @@ def assert_same_pixels(
     assert float((torch.tensor(found) - expected).abs().max()) < PIXEL / 10
 
 
+@pytest.mark.usefixtures("unchecked_shapes")  # torch.fx does not trace the checks
 @pytest.mark.slow
 @pytest.mark.parametrize("choices", DECODERS, ids=lambda choices: " ".join(choices))
 def test_the_page_decodes_as_pytorch(

@@ -1,20 +1,17 @@
 """Exported files give the model's numbers at any batch size; a card describes how to load them."""
 
-import inspect
 import itertools
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import jaxtyping
 import pytest
 import torch
 from torch import Tensor
 
 from helpers import tiny, tiny_model
-from shapes import CHECKED
 from vae_lightning import export, load_run
 from vae_lightning.config import optional
 from vae_lightning.config.compose import choices, compose
@@ -30,26 +27,7 @@ FORMATS = ("onnx", "torch_export", "safetensors")
 BATCH = 5  # neither traced nor compared by the command
 
 
-def checked_classes() -> Iterator[type]:
-    """The classes whose methods check shapes within the tests; see conftest.py."""
-    for name, module in list(sys.modules.items()):
-        if name.startswith(tuple(f"vae_lightning.{part}" for part in CHECKED)):
-            own = (cls for cls in vars(module).values() if inspect.isclass(cls))
-            yield from (cls for cls in own if cls.__module__ == name)
-
-
-@pytest.fixture(autouse=True)
-def _shapes_are_not_checked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """torch.export does not trace the checks of shapes that the tests add."""
-    for cls in checked_classes():
-        for name, member in list(vars(cls).items()):
-            if isinstance(member, property) and member.fget:
-                monkeypatch.setattr(cls, name, property(inspect.unwrap(member.fget)))
-            elif inspect.isfunction(member):
-                monkeypatch.setattr(cls, name, inspect.unwrap(member))
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")  # torch.export does not trace the checks
 
 
 def stored(*overrides: str) -> Run:
