@@ -12,6 +12,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from benchmarks.faults.stops import numbers
 from benchmarks.fork_server import Done
 from vae_lightning.config.compose import compose
 from vae_lightning.data.images import ImageData
@@ -141,15 +142,6 @@ def built(*overrides: str, root: Path | None = None) -> tuple[DictConfig, VAE, I
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-def numbers(run: Path) -> list[dict[str, str]]:
-    """The rows of metrics.csv, without the columns that a clock measures."""
-    clock = ("seconds", "images_per_second")
-    return [
-        {name: value for name, value in row.items() if name not in clock}
-        for row in rows(run / "metrics.csv")
-    ]
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

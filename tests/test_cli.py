@@ -195,7 +195,7 @@ def test_resume_goes_on_bit_for_bit(
     assert refused.stderr.startswith("error: model.latent_dim=4: must not change on resume")
     for overrides in ((), ("trainer.max_epochs=1",)):
         done = train(f"resume={run}", *overrides, cwd=tmp_path)
-        assert (done.returncode, "is finished: 2 epochs" in done.stdout) == (0, True)
+        assert (done.returncode, "is finished: 2 epochs." in done.stdout) == (0, True)
     with claim(run):
         busy = train(f"resume={run}", "trainer.max_epochs=4", cwd=tmp_path)
     assert (busy.returncode, "must not be running" in busy.stderr) == (2, True)

@@ -4,8 +4,11 @@ A short form of ``python -m benchmarks.faults``.
 """
 
 import json
+import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,7 +45,7 @@ def runs(server: ForkServer, tiny_root: Path, tmp_path_factory: pytest.TempPathF
         Attack("saving", (Fault(f"{RECORDER}:link", KILL, 2, after=True),)),
         Attack("saving", (Fault(f"{RECORDER}:write_csv", KILL, 3),)),
         Attack("test", (Fault(f"{MODULE}.test_step", signal.SIGINT),)),
-        Attack("end", (Fault(f"{EXPERIMENT}:write_json", KILL),)),
+        Attack("end", (Fault(f"{EXPERIMENT}:files.write_json", KILL),)),
         Attack(
             "three times",
             (
@@ -73,11 +76,35 @@ def test_resume_says_where_it_continues_and_ends_a_run_early(runs: Runs) -> None
     runs.train(*SMALL, "hydra.run.dir=early", faults=[fault])
     done = runs.train("+resume=early", "trainer.max_epochs=1")
     assert done.returncode == 0, done.stderr
-    assert "resume: 1 epochs are done, no further one is trained" in done.stderr
+    assert "resume: no further epoch is trained after 1 epoch\n" in done.stderr
     assert "test " in done.stdout
     more = runs.train("++resume=early", "trainer.max_epochs=3")
-    assert "resume: continues after 1 epochs, at step 41" in more.stderr
+    assert "resume: continues after 1 epoch, at step 41\n" in more.stderr
     assert more.returncode == 0, more.stderr
+
+
+def test_another_experiment_does_not_resume(runs: Runs) -> None:
+    assert runs.train(*SMALL, "hydra.run.dir=own").returncode == 0
+    done = runs.train("resume=own", "experiment=ppca", "trainer.max_epochs=4")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: experiment=ppca: must not change on resume")
+
+
+def test_ctrl_c_stops_a_sweep_and_saves_its_job(tiny_root: Path, tmp_path: Path) -> None:
+    overrides = [word for word in SMALL if not word.startswith("trainer.max_epochs")]
+    command = [sys.executable, "-m", "vae_lightning.train", "-m", *overrides]
+    command += ["trainer.max_epochs=10000", "seed=1,2", "hydra.sweep.dir=sweep"]
+    environment = os.environ | {"VAE_LIGHTNING_DATA": str(tiny_root)}
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        for line in process.stderr:
+            if line.startswith("epoch   2"):
+                process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    (job,) = (path.parent for path in (tmp_path / "sweep").glob("*/status.json"))
+    assert json.loads((job / "status.json").read_text())["state"] == "interrupted"
+    assert (job / "checkpoints" / "last.ckpt").is_file()
 
 
 def test_a_damaged_last_checkpoint_leaves_a_finished_run_finished(runs: Runs) -> None:
@@ -99,7 +126,7 @@ def test_a_damaged_last_checkpoint_leaves_a_finished_run_finished(runs: Runs) ->
 
 
 def test_numbers_that_are_not_finite_are_located(runs: Runs) -> None:
-    for overrides in ((), SINGLE_STEPS):
+    for overrides in ((), SINGLE_STEPS, ("objective=geco", "seed=1")):
         name = f"hydra.run.dir=diverged{len(overrides)}"
         done = runs.train(*SMALL, "optimizer.lr=1e30", *overrides, name)
         assert done.returncode == 1
@@ -139,4 +166,4 @@ def test_ranks_that_another_program_left_do_not_count(
     assert len(contents(tmp_path / "task")["TensorBoard"]) > 5
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     again = train(*command, cwd=tmp_path, data=tiny_root, anew=True)
-    assert "is finished: 1 epochs" in again.stdout
+    assert "is finished: 1 epoch." in again.stdout

@@ -68,6 +68,14 @@ def test_a_configuration_holds_plain_values(
     assert str(error.value).startswith(f"run={run}: .hydra is damaged")
 
 
+def test_overrides_are_plain_values_too(run: Path) -> None:
+    overrides = run / ".hydra" / "overrides.yaml"
+    for text, message in ((BOMB, "aliases"), ("a: 1\n", "no list"), ("- ${oc.env:HOME}\n", "only")):
+        overrides.write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            read_stored(run, "run")
+
+
 def test_no_secret_of_this_machine_is_read(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_SECRET", "it is this")
     edit(run, lambda text: text.replace("mirrors:", "mirrors:\n  - http://x/${oc.env:A_SECRET}"))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from vae_lightning.checks.errors import ConfigError, Interrupted
+from vae_lightning.checks.errors import ConfigError, Interrupted, counted
 from vae_lightning.cli import arguments
 from vae_lightning.cli.command import exit_codes
 from vae_lightning.cli.help import describe_groups, describe_options, help_page
@@ -52,7 +52,7 @@ MOST_USED_OPTIONS = (
 
 def main() -> None:
     """Runs the command: training, a sweep, a resumed run, or a worker process of DDP."""
-    with exit_codes(), StopSignals() as stop:
+    with exit_codes():
         if is_started_process():
             join(Path(os.environ[RUN_VARIABLE]))
             return
@@ -64,10 +64,9 @@ def main() -> None:
             arguments.hydra_main("config", argv, lambda _: None)
         elif args.multirun:
             sys.exit(0 if run_sweep(args, argv) else 1)
-        elif runs := [run for word in args.overrides if (run := resumed_run(word))]:
-            resume(Path(runs[-1]), args.overrides, stop)
         else:
-            start(args, stop)
+            with StopSignals() as stop:
+                start_or_resume(args, stop)
 
 
 def help_text() -> str:
@@ -84,6 +83,15 @@ def help_text() -> str:
     )
 
 
+def start_or_resume(args: argparse.Namespace, stop: StopSignals) -> None:
+    """Continues the run that an override names, or starts a new one."""
+    runs = [run for word in args.overrides if (run := resumed_run(word))]
+    if runs:
+        resume(Path(runs[-1]), [word for word in args.overrides if not resumed_run(word)], stop)
+    else:
+        start(args, stop)
+
+
 def resumed_run(override: str) -> str | None:
     """Returns the run that an override continues, if it does: resume=RUN, also with + or ++."""
     key, _, value = override.partition("=")
@@ -93,8 +101,9 @@ def resumed_run(override: str) -> str | None:
 def start(args: argparse.Namespace, stop: StopSignals) -> None:
     """Starts a new run; checks the configuration before it creates the run folder."""
     cfg = compose("config", [*search_path(args.config_dir), *args.overrides])
-    if cfg.resume is not None:  # a file of the configuration says so
-        resume(Path(cfg.resume), args.overrides, stop)
+    if cfg.resume is not None:  # the file of an experiment says so
+        others = [word for word in args.overrides if not word.startswith("experiment=")]
+        resume(Path(cfg.resume), others, stop)
         return
     options.check(cfg)
     is_folder_given = any(word.startswith("hydra.run.dir=") for word in args.overrides)
@@ -143,7 +152,7 @@ def resume(folder: Path, overrides: Sequence[str], stop: StopSignals) -> None:
             cfg.trust = {"true": True, "false": False}.get(value, value)
         elif key == "trainer.max_epochs" and value.isdigit():
             cfg.trainer.max_epochs = int(value)
-        elif override not in stored.overrides and key.lstrip("+") not in ("resume", "experiment"):
+        elif override not in stored.overrides:
             raise ConfigError(
                 f"{override}: must not change on resume; only trainer.max_epochs may, from {epochs}"
             )
@@ -151,7 +160,8 @@ def resume(folder: Path, overrides: Sequence[str], stop: StopSignals) -> None:
     wanted = cfg.trainer.max_epochs
     if stored.state == "finished" and (wanted == epochs or wanted <= stored.epochs):
         advice = f"resume={folder} trainer.max_epochs={2 * epochs}"
-        print(f"{folder} is finished: {stored.epochs} epochs. To train longer: {advice}")
+        done = counted(stored.epochs, "epoch")
+        print(f"{folder} is finished: {done}. To train longer: {advice}")
         return
     run(cfg, nullcontext(folder), stop, None)
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from benchmarks.compare import CLOCK_COLUMNS
 from benchmarks.fork_server import Done, Fault, ForkServer
 
 EXPERIMENT, RECORDER = (
@@ -70,7 +71,7 @@ MOMENTS: dict[str, tuple[tuple[str, int], ...]] = {
         ("vae_lightning.training.summary:final_metrics", 1),
         ("vae_lightning.training.tensorboard:write_embedding", 1),
         ("vae_lightning.training.tensorboard:end_hparams", 1),
-        (f"{EXPERIMENT}:write_json", 1),
+        (f"{EXPERIMENT}:files.write_json", 1),
         (f"{EXPERIMENT}:final_table", 1),
     ),
 }
@@ -86,7 +87,7 @@ SMALL = (
     "trainer.threads=1",
     "accelerator=cpu",
 )
-CLOCK = ("seconds", "images_per_second", "training_seconds", "seconds_per_epoch", "revision")
+CLOCK = (*CLOCK_COLUMNS, "training_seconds", "seconds_per_epoch", "revision")
 
 
 class Attack(NamedTuple):
@@ -116,16 +117,20 @@ def one_step_attacks(numbers: tuple[int, ...]) -> Iterator[Attack]:
             )
 
 
-def contents(run: Path) -> dict[str, Any]:
-    """What a run leaves, without what a clock measures."""
+def numbers(run: Path) -> list[dict[str, str]]:
+    """The rows of metrics.csv, without the columns that a clock measures."""
     with (run / "metrics.csv").open(newline="") as file:
-        rows = [
-            {key: value for key, value in row.items() if key not in CLOCK}
+        return [
+            {key: value for key, value in row.items() if key not in CLOCK_COLUMNS}
             for row in csv.DictReader(file)
         ]
+
+
+def contents(run: Path) -> dict[str, Any]:
+    """What a run leaves, without what a clock measures."""
     metrics = json.loads((run / "metrics.json").read_text())
     found: dict[str, Any] = {
-        "metrics.csv": rows,
+        "metrics.csv": numbers(run),
         "metrics.json": {key: value for key, value in metrics.items() if key not in CLOCK},
         "status.json": json.loads((run / "status.json").read_text()),
         "TensorBoard": scalars(run / "tensorboard"),

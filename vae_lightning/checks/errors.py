@@ -18,6 +18,13 @@ class ConfigError(ValueError):
         super().__init__(one_line(message))
 
 
+class NotFinite(FloatingPointError):
+    """A term of the loss or a parameter is not a finite number; nothing after it is right.
+
+    The message is one line. Commands print it without a traceback and exit with code 1.
+    """
+
+
 class Interrupted(BaseException):
     """A signal asked a run to stop. What it needs to continue is saved.
 
@@ -41,6 +48,11 @@ class Interrupted(BaseException):
 def one_line(message: object) -> str:
     """Returns the text of a message with each run of whitespace replaced by one space."""
     return " ".join(str(message).split())
+
+
+def counted(number: int, noun: str) -> str:
+    """Returns a number with its noun in singular or plural: 1 epoch, 2 epochs."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def nearest(name: str, names: Iterable[str], exclude: str = "") -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from vae_lightning.checks.errors import ConfigError, Interrupted, nearest
+from vae_lightning.checks.errors import ConfigError, Interrupted, NotFinite, nearest
 from vae_lightning.checks.ranges import AnyOf, Boolean, Choice, Option, Text, check_value
 from vae_lightning.cli import arguments
 from vae_lightning.cli.help import defaults, describe_options, help_page
@@ -64,7 +64,7 @@ def exit_codes() -> Iterator[None]:
         if REFUSAL_VARIABLE in os.environ:
             Path(os.environ[REFUSAL_VARIABLE]).write_text(str(error))
         sys.exit(2)
-    except FloatingPointError as error:
+    except NotFinite as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except Interrupted as interruption:

@@ -67,7 +67,8 @@ def draw(picture: Picture) -> Image.Image:
 def draw_grid(picture: Grid) -> Image.Image:
     """Draws the images; names stand beside their rows and above their columns."""
     images, rows, columns = picture.images, picture.rows, picture.columns
-    title, subtitle = picture.title, axes_line(picture)
+    title = picture.title
+    subtitle = with_axes(picture.subtitle, picture.x_axis, picture.y_axis)
     sheet = tile(images, picture.scale)
     left = MARGIN + (max(map(text_width, rows)) + 8 if rows else 0)
     top = MARGIN + TITLE + SMALL + 14 + (SMALL + 6 if columns else 0)
@@ -90,14 +91,11 @@ def draw_grid(picture: Grid) -> Image.Image:
     return canvas
 
 
-def axes_line(picture: Grid) -> str:
-    """The subtitle of a grid, with the names of its axes."""
-    axes = [
-        f"{arrow} {name}"
-        for arrow, name in (("x:", picture.x_axis), ("y:", picture.y_axis))
-        if name
-    ]
-    return "   ".join([picture.subtitle, *axes])
+def with_axes(subtitle: str, x_axis: str, y_axis: str = "") -> str:
+    """A subtitle with the names of the axes that have one."""
+    x = f"   x: {x_axis}" if x_axis else ""
+    y = f"   y: {y_axis}" if y_axis else ""
+    return subtitle + x + y
 
 
 def draw_header(canvas: Image.Image, title: str, subtitle: str) -> None:
@@ -108,12 +106,8 @@ def draw_header(canvas: Image.Image, title: str, subtitle: str) -> None:
 
 def draw_scatter(picture: Scatter, size: int = 560) -> Image.Image:
     """Draws the points and, at the median of each label, the label."""
-    points, labels, title, subtitle = (
-        picture.points,
-        picture.labels,
-        picture.title,
-        picture.subtitle,
-    )
+    points, labels = picture.points, picture.labels
+    title, subtitle = picture.title, picture.subtitle
     low, high = points.amin(0), points.amax(0)
     margin = 0.03 * (high - low).clamp(min=1e-6)
     low, high = low - margin, high + margin
@@ -164,7 +158,7 @@ def ticks(low: float, high: float) -> list[float]:
 def draw_bars(picture: Bars) -> Image.Image:
     """Draws the bars with their values; the largest one fills the width."""
     values, names, title = picture.values, picture.names, picture.title
-    subtitle = f"{picture.subtitle}   x: {picture.x_axis}"
+    subtitle = with_axes(picture.subtitle, picture.x_axis)
     line_height, length = SMALL + 6, 360
     left = MARGIN + max(map(text_width, names)) + 8
     top = MARGIN + TITLE + SMALL + 16

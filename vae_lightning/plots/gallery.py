@@ -10,15 +10,16 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue] - protobuf defines it at run time
 from torch import Tensor
 
+from vae_lightning.checks.errors import NotFinite
 from vae_lightning.checks.ranges import Integer, Number, Option
 from vae_lightning.data.images import image_data
 from vae_lightning.evaluation.latents import active_units
 from vae_lightning.plots import canvas
 from vae_lightning.plots.views import Viewer
 from vae_lightning.storage.run_folder import write_alarm
+from vae_lightning.training.finite import ADVICE
 from vae_lightning.training.module import VAE
 from vae_lightning.training.summary import describe
-from vae_lightning.training.sums import NotFinite
 from vae_lightning.training.tensorboard import logger_of
 
 log = logging.getLogger(__name__)
@@ -125,7 +126,7 @@ class Gallery(Callback):
         if not bool(kl.isfinite().all()):
             raise NotFinite(
                 f"the information of a latent dimension is not finite in epoch"
-                f" {trainer.current_epoch + 1} on the test images; a smaller optimizer.lr may help"
+                f" {trainer.current_epoch + 1} on the test images; {ADVICE}"
             )
         pictures = {
             "reconstructions": viewer.reconstructions(),
@@ -153,8 +154,7 @@ def few_active(found: str, kl: float) -> str:
     """The alarm about few active latent dimensions, with what may help, given the KL in nats."""
     if kl > DIVERGED_KL:
         return (
-            f"the training has diverged: {found}, and the KL is {kl:.3g} nats per image; try a"
-            " smaller optimizer.lr or trainer.gradient_clip_val=1"
+            f"the training has diverged: {found}, and the KL is {kl:.3g} nats per image; {ADVICE}"
         )
     return (
         f"posterior collapse: {found}; try annealing=linear, objective=free_bits, a smaller"

@@ -7,7 +7,8 @@ import logging
 from pathlib import Path
 
 from vae_lightning.checks.errors import ConfigError
-from vae_lightning.checks.ranges import Boolean, Option, check_value
+from vae_lightning.checks.ranges import check_value
+from vae_lightning.config.options import GENERAL_OPTIONS
 from vae_lightning.runs.build import build
 from vae_lightning.runs.run import Run
 from vae_lightning.runs.safetensors import read_safetensors
@@ -31,7 +32,7 @@ def load_run(run: str | Path, checkpoint: str = "best", trust: bool = False) -> 
     Raises ConfigError, with a one-line message, if the run is missing, damaged or was written by
     an incompatible version.
     """
-    check_value("trust", trust, Option("allow other classes", Boolean()))
+    check_value("trust", trust, GENERAL_OPTIONS["trust"])
     source = Path(run).expanduser()
     if source.suffix == ".safetensors":
         return read_safetensors(source, trust)

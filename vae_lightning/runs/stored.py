@@ -5,11 +5,10 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
 from omegaconf import DictConfig
 
 from vae_lightning.checks.errors import ConfigError, one_line
-from vae_lightning.runs.untrusted import check_links, check_plain, read_config
+from vae_lightning.runs.untrusted import check_links, read_config, read_overrides
 from vae_lightning.storage.files import read_json
 from vae_lightning.storage.run_folder import STATES
 
@@ -47,16 +46,15 @@ def read_stored(run: Path, key: str) -> StoredRun:
     version = re.search(r"vae_lightning ([\w.+-]+)", str(versions))
     try:
         cfg = read_config((run / CONFIG).read_text(encoding="utf-8"))
-        overrides = yaml.safe_load((run / OVERRIDES).read_text(encoding="utf-8")) or []
-        check_plain(overrides)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ConfigError) as error:
+        overrides = read_overrides((run / OVERRIDES).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ConfigError) as error:
         raise ConfigError(
             f"{key}={run}: .hydra is damaged ({one_line(error)});"
             " the weights in checkpoints/ may be intact"
         ) from error
     return StoredRun(
         cfg,
-        list(map(str, overrides)),
+        overrides,
         state if isinstance(state, str) and state in STATES else "state unknown",
         version.group(1) if version else "unknown",
         count_rows(run / "metrics.csv"),

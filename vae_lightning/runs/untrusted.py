@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from vae_lightning.checks.errors import ConfigError, show
 from vae_lightning.config.compose import COMPOSITION_ERRORS, CONF, choices
@@ -25,18 +25,35 @@ def read_config(text: str) -> DictConfig:
 
     Raises ConfigError, without naming the run, for anything but plain values.
     """
+    cfg = read_plain(text)
+    if not isinstance(cfg, DictConfig):
+        raise ConfigError("it holds no mapping")
     try:
-        check_size(text)
-        cfg = OmegaConf.create(text)
-        if not isinstance(cfg, DictConfig):
-            raise ConfigError("it holds no mapping")
-        check_plain(OmegaConf.to_container(cfg, resolve=False))
         cfg.trust = False
         cfg.data.fallback = None
         cfg.data.mirrors = own_mirrors(str(cfg.data.name))
     except COMPOSITION_ERRORS as error:
         raise ConfigError(str(error)) from error
     return cfg
+
+
+def read_overrides(text: str) -> list[str]:
+    """Parses the stored overrides; raises what ``read_config`` raises."""
+    overrides = read_plain(text)
+    if not isinstance(overrides, ListConfig):
+        raise ConfigError("its overrides are no list")
+    return [str(override) for override in overrides]
+
+
+def read_plain(text: str) -> DictConfig | ListConfig:
+    """Parses YAML; raises ConfigError unless it consists of plain values within bounds."""
+    try:
+        check_size(text)
+        content = OmegaConf.create(text)
+        check_plain(OmegaConf.to_container(content, resolve=False))
+    except COMPOSITION_ERRORS as error:
+        raise ConfigError(str(error)) from error
+    return content
 
 
 def check_size(text: str) -> None:

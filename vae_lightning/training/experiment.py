@@ -1,5 +1,6 @@
 """One experiment: trains and tests the model of a configuration in a run folder."""
 
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -10,12 +11,11 @@ import torch
 from lightning.pytorch import Trainer
 from omegaconf import DictConfig
 
+from vae_lightning.checks.errors import NotFinite, counted
 from vae_lightning.config.environment import RESUMES_VARIABLE, RUN_VARIABLE, environment
 from vae_lightning.data.images import ImageData
 from vae_lightning.storage import files, run_folder
-from vae_lightning.storage.files import write_json
 from vae_lightning.storage.lock import claim
-from vae_lightning.storage.run_folder import BEST, write_status
 from vae_lightning.training import summary, tensorboard, threads
 from vae_lightning.training.assembly import build_data, build_module, check_user_classes
 from vae_lightning.training.callbacks.interrupt import Interrupt
@@ -31,7 +31,6 @@ from vae_lightning.training.final_table import final_table
 from vae_lightning.training.finite import locate
 from vae_lightning.training.module import VAE
 from vae_lightning.training.signals import StopSignals
-from vae_lightning.training.sums import NotFinite
 from vae_lightning.training.trainer import build_trainer, silence_notices
 
 log = logging.getLogger(__name__)
@@ -124,9 +123,10 @@ def describe_progress(saved: SavedProgress, epochs: int) -> str:
     """A line about where a resumed run continues."""
     if not saved.steps:
         return "resume: the run has no last.ckpt, and starts again from its first step"
+    done = counted(saved.epochs, "epoch")
     if saved.epochs >= epochs:
-        return f"resume: {saved.epochs} epochs are done, no further one is trained"
-    return f"resume: continues after {saved.epochs} epochs, at step {saved.steps}"
+        return f"resume: no further epoch is trained after {done}"
+    return f"resume: continues after {done}, at step {saved.steps}"
 
 
 def use_threads(cfg: DictConfig, start: threads.Load | None) -> None:
@@ -142,17 +142,16 @@ def train_and_test(
 ) -> dict[str, float]:
     """Trains in all processes and tests best.ckpt; returns the test terms."""
     trainer, module, data, run = parts.trainer, parts.module, parts.data, parts.run
-    variables = {
-        RUN_VARIABLE: str(run),
-        RESUMES_VARIABLE: "1" if parts.saved.path else "",
-    }
-    with environment(**variables), stop.deferred(lambda: write_status(run, "interrupted")):
+    variables = {RUN_VARIABLE: str(run), RESUMES_VARIABLE: "1" if parts.saved.path else ""}
+    before_kill = functools.partial(run_folder.write_status, run, "interrupted")
+    with environment(**variables), stop.deferred(before_kill):
         tensorboard.begin_hparams(cfg, trainer)
         try:
             with accelerate(cfg, trainer, module, data):
                 trainer.fit(module, data, ckpt_path=parts.saved.path, weights_only=True)
             trainer.strategy.barrier("best.ckpt")  # rank 0 still links it while the others go on
-            module.load_state_dict(read_checkpoint(run / BEST, f"resume={run}")["state_dict"])
+            best = read_checkpoint(run / run_folder.BEST, f"resume={run}")
+            module.load_state_dict(best["state_dict"])
             (test,) = trainer.test(module, data, verbose=False)
         except NotFinite as error:
             tensorboard.end_hparams(trainer, "FAILURE")
@@ -171,7 +170,7 @@ def conclude(cfg: DictConfig, parts: Parts, test: dict[str, float]) -> Result:
     metrics = summary.final_metrics(module, data, recorder.rows, recorder.best(), test, device)
     tensorboard.write_embedding(trainer, module, data)
     tensorboard.end_hparams(trainer, "SUCCESS")
-    write_json(run / "metrics.json", metrics)
+    files.write_json(run / "metrics.json", metrics)
     data_line = summary.describe_data(cfg, data)
     alarm = run_folder.read_status(run).get("alarm")
     table = final_table(metrics, data_line, module.latent_dim, run, alarm)

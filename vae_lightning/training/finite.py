@@ -10,19 +10,19 @@ from omegaconf import DictConfig
 from torch import Tensor
 from torch.optim import Optimizer
 
+from vae_lightning.checks.errors import NotFinite
 from vae_lightning.data.batches import Batch
 from vae_lightning.data.images import ImageData
 from vae_lightning.objectives import Terms
 from vae_lightning.training.assembly import build_module
 from vae_lightning.training.checkpoint import SavedProgress
 from vae_lightning.training.module import VAE
-from vae_lightning.training.sums import NotFinite
 from vae_lightning.training.trainer import make_trainer, trainer_arguments
 
 log = logging.getLogger(__name__)
 
 SHOWN_IMAGES = 5
-ADVICE = "a smaller optimizer.lr or trainer.gradient_clip_val=1 may help"
+ADVICE = "a smaller optimizer.lr or +trainer.gradient_clip_val=1 may help"
 
 
 def check_parameters(module: LightningModule, step: int) -> None:
@@ -39,20 +39,26 @@ class CheckedStep:
         self.module = module
 
     def __call__(self, batch: Batch, optimizer: Optimizer, step: int) -> None:
-        """Takes one step, after a look at the terms and before one at the parameters."""
+        """Takes one step. If its loss is not finite, goes back and looks at its terms."""
+        before = {name: tensor.clone() for name, tensor in self.module.state_dict().items()}
+        self.module.take_step(batch, optimizer, step)
+        try:
+            self.module.sums["train"].check()
+        except NotFinite:
+            self.module.load_state_dict(before)
+            self.look(batch, step)
+            raise
+        check_parameters(self.module, step + 1)
+
+    @torch.no_grad()
+    def look(self, batch: Batch, step: int) -> None:
+        """Raises NotFinite with the first term that is not finite."""
         module = self.module
-        with torch.no_grad():
-            terms = module(batch.x, module.training_noise(batch, step), batch.condition)
-            values = {
-                "recon": terms.mean_recon,
-                "KL": terms.kl,
-                "the loss": module.objective(terms, step),
-            }
-        for name, value in values.items():
+        terms = module(batch.x, module.training_noise(batch, step), batch.condition)
+        loss = module.objective(terms, step)
+        for name, value in (("recon", terms.mean_recon), ("KL", terms.kl), ("the loss", loss)):
             if not bool(value.isfinite().all()):
                 refuse(name, value, terms, batch, step)
-        module.take_step(batch, optimizer, step)
-        check_parameters(module, step + 1)
 
 
 def refuse(name: str, value: Tensor, terms: Terms, batch: Batch, step: int) -> NoReturn:

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from vae_lightning import rng
+from vae_lightning.checks.errors import NotFinite
 from vae_lightning.data.batches import Batch
 from vae_lightning.data.images import ImageData, image_data
 from vae_lightning.distributions import kl_divergence
@@ -25,7 +26,7 @@ from vae_lightning.distributions.posterior import PosteriorModule
 from vae_lightning.networks import UNCONDITIONAL, Condition
 from vae_lightning.objectives import Objective, Terms
 from vae_lightning.training.lightning_progress import count_optimizer_steps
-from vae_lightning.training.sums import EpochSums, NotFinite, term_sums
+from vae_lightning.training.sums import EpochSums, term_sums
 
 # The noise of validation and test is the same in every run and epoch, so that two runs differ by
 # their models alone.

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
+from vae_lightning.checks.errors import counted
 from vae_lightning.data.images import ImageData
 from vae_lightning.distributions import bits_per_dim
 from vae_lightning.training.module import VAE
@@ -83,8 +84,7 @@ def device_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":
         return device.type
-    count = torch.get_num_threads()
-    return f"cpu ({count} thread{'' if count == 1 else 's'})"
+    return f"cpu ({counted(torch.get_num_threads(), 'thread')})"
 
 
 def describe(data: str, module: VAE) -> str:

@@ -4,6 +4,7 @@ import torch
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor
 
+from vae_lightning.checks.errors import NotFinite
 from vae_lightning.objectives import Terms
 
 
@@ -11,10 +12,6 @@ def term_sums(loss_sum: Tensor, terms: Terms) -> Tensor:
     """Sums over a batch of loss (given, ()), recon and KL, without a gradient: (3,)."""
     with torch.no_grad():
         return torch.stack([loss_sum, terms.mean_recon.sum(), terms.kl.sum()])
-
-
-class NotFinite(FloatingPointError):
-    """A term of the loss or a parameter is not a finite number; nothing after it is right."""
 
 
 class EpochSums:

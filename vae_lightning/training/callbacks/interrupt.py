@@ -40,12 +40,12 @@ class Interrupt(Checkpoint):
         """Saves and stops within an epoch."""
         if not trainer.is_last_batch and self.is_asked(trainer):
             self.recorder.save(trainer)
-            self.raise_interrupted()
+            raise self.interrupted()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stops between two epochs; the recorder has saved."""
         if self.is_asked(trainer):
-            self.raise_interrupted()
+            raise self.interrupted()
 
     def on_test_batch_end(
         self,
@@ -58,7 +58,7 @@ class Interrupt(Checkpoint):
     ) -> None:
         """Stops within the test; a resumed run repeats the test."""
         if self.is_asked(trainer):
-            self.raise_interrupted()
+            raise self.interrupted()
 
     def is_asked(self, trainer: Trainer) -> bool:
         """Whether a signal was received on any rank."""
@@ -67,6 +67,6 @@ class Interrupt(Checkpoint):
             asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
         return asked
 
-    def raise_interrupted(self) -> None:
-        """Raises Interrupted; only the first process knows the signal."""
-        raise Interrupted(self.stop.received or signal.SIGTERM)
+    def interrupted(self) -> Interrupted:
+        """The exception; a process that received no signal itself takes it for SIGTERM."""
+        return Interrupted(self.stop.received or signal.SIGTERM)
