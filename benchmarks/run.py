@@ -6,8 +6,11 @@ Each measurement writes a table, and most also a chart, to benchmarks/results.
 import argparse
 import os
 import shlex
+import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,6 +58,15 @@ def arguments() -> argparse.Namespace:
         text = f"of {measurement} (default: all)"
         parser.add_argument(option, nargs="+", choices=choices, default=[*choices], help=text)
     parser.add_argument(
+        "--batch-size", type=int, default=128, help="of speed (default %(default)s)"
+    )
+    parser.add_argument(
+        "--busy-cores",
+        type=int,
+        default=0,
+        help="cores that another program uses meanwhile (default %(default)s)",
+    )
+    parser.add_argument(
         "--output",
         type=Path,
         default=RESULTS,
@@ -76,9 +88,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         known = Path(os.environ.get("VAE_LIGHTNING_DATA", "data")).resolve()
         root = known if (known / "MNIST" / "raw").is_dir() else images.write(Path(folder), 60_000)
-        workload = Workload(root, epochs=args.epochs)
-        for name in args.names or (["speed"] if args.quick else MEASUREMENTS):
-            MEASUREMENTS[name](args, workload)
+        workload = Workload(root, batch_size=args.batch_size, epochs=args.epochs)
+        with busy(args.busy_cores):
+            for name in args.names or (["speed"] if args.quick else MEASUREMENTS):
+                MEASUREMENTS[name](args, workload)
+
+
+@contextmanager
+def busy(cores: int) -> Iterator[None]:
+    """Within the context, other processes use this number of cores."""
+    command = [sys.executable, "-c", "while True: pass"]
+    processes = [subprocess.Popen(command) for _ in range(cores)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def write(
@@ -110,7 +136,8 @@ def speed(args: argparse.Namespace, workload: Workload) -> None:
         "s per epoch",
     )
     about = (
-        "The mlp 784-400-20, summed squared error + KL, batches of 128 images, Adam, float32,"
+        f"The mlp 784-400-20, summed squared error + KL, batches of {args.batch_size} images, Adam,"
+        f" float32, while other programs use {args.busy_cores} of the cores,"
         " 60,000 training images, no test pass. Ours is the command with all its defaults:"
         " pictures, logging, checkpoints and the progress bar. It is measured with the plain step"
         " and with the compiled step. The compiled step is the default in runs of 6,000 steps or"

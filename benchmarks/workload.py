@@ -118,6 +118,8 @@ CONTENDERS: dict[str, Contender] = {
     "torchvision": theirs("torchvision loader loop", "torchvision_loader"),
     "pythae": theirs("pythae 0.1.2", "pythae_trainer", "pythae"),
     "lightning": theirs("Lightning, naive", "naive_lightning"),
+    "1-thread": ours("ours, 1 thread", "trainer.compile=true", "trainer.threads=1"),
+    "2-threads": ours("ours, 2 threads", "trainer.compile=true", "trainer.threads=2"),
     "bf16": ours("ours, bf16-mixed", "trainer.compile=true", "trainer.precision=bf16-mixed"),
 }
 # other sizes than the default ones, for comparing ours with the hand-written loop

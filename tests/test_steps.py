@@ -7,9 +7,11 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
 
 from helpers import QUIET, Command, assert_same_run, tiny, tiny_model
 from vae_lightning.compile import fast_path
+from vae_lightning.compile.direct import DirectStep
 from vae_lightning.config.compose import compose
 from vae_lightning.data.batches import Batch
 from vae_lightning.runs.stored import read_stored
@@ -113,3 +115,52 @@ def test_a_step_on_a_cpu_does_not_look_for_gpus(monkeypatch: pytest.MonkeyPatch)
     optimizer = model.train().make_optimizer(model.parameters())
     monkeypatch.setattr(torch.cuda, "device_count", lambda: pytest.fail("looked for GPUs"))
     model.take_step(Batch(x, torch.arange(len(x)), len(x)), optimizer, 0)
+
+
+class SkipsLayer(nn.Module):
+    """A network of which some steps use a layer and others do not."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(16, 8), nn.Linear(8, 8)
+        self.last, self.calls = nn.Linear(8, outputs), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Uses the second layer in every other call."""
+        self.calls += 1
+        hidden = self.first(x.flatten(1)).relu()
+        return self.last(self.second(hidden) if self.calls % 2 else hidden)
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        (),
+        ("optimizer=adamw", "optimizer.lr=0.01"),
+        ("optimizer.weight_decay=0.1",),
+        ("optimizer.amsgrad=true",),
+        ("optimizer=sgd",),
+    ],
+    ids=" ".join,
+)
+def test_direct_steps_are_the_plain_steps_bit_for_bit(
+    monkeypatch: pytest.MonkeyPatch, choices: tuple[str, ...]
+) -> None:
+    seen = []
+    for is_direct in (False, True):
+        torch.manual_seed(0)
+        model, x, _ = tiny_model(tiny("accelerator=cpu", *choices))
+        model.encoder.network = SkipsLayer(2 * model.latent_dim)
+        step = DirectStep(model) if is_direct else model.take_step
+        optimizer = model.train().make_optimizer(model.parameters())
+        for number in range(12):
+            monkeypatch.setattr(VAE, "current_epoch", number // 3)
+            if number % 3 == 0:  # frozen in the first epoch and in the third one
+                model.decoder.requires_grad_(number not in (0, 6))
+                optimizer.param_groups[0]["lr"] *= 0.9
+            step(Batch(x, torch.arange(len(x)), len(x)), optimizer, number)
+        seen.append([*model.state_dict().values(), torch.tensor(model.sums["train"].means())])
+        assert not is_direct or bool(step.parameters) == (
+            "sgd" not in " ".join(choices) and "amsgrad" not in " ".join(choices)
+        )
+    assert all(torch.equal(plain, direct) for plain, direct in zip(*seen, strict=True))

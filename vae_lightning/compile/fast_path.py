@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from lightning.pytorch import Callback, Trainer
 from omegaconf import DictConfig
 
+from vae_lightning.compile.direct import DirectStep
 from vae_lightning.compile.onednn import products
 from vae_lightning.config.instantiate import is_within
 from vae_lightning.data.images import ImageData
@@ -41,7 +42,7 @@ def accelerate(cfg: DictConfig, trainer: Trainer, module: VAE, data: ImageData) 
     compiled = compiles(cfg, trainer, data, steps)
     if steps > 1:
         data.group_batches(steps)
-        module.use_fast_path(compiled_step(module, data) if compiled else module.take_step)
+        module.use_fast_path(compiled_step(module, data) if compiled else DirectStep(module))
     with products():
         yield
 

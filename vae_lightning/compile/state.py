@@ -7,7 +7,17 @@ from contextlib import contextmanager
 import numpy
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import Adam, AdamW, Optimizer
+
+PLAIN_ADAM = {"amsgrad": False, "maximize": False, "differentiable": False}
+
+
+def is_plain_adam(optimizer: Optimizer) -> bool:
+    """Whether this is Adam or AdamW with one group of parameters and without variants."""
+    group, *others = optimizer.param_groups
+    if type(optimizer) not in (Adam, AdamW) or others:
+        return False
+    return all(group[name] == value for name, value in PLAIN_ADAM.items())
 
 
 class StepState:

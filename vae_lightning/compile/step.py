@@ -9,18 +9,16 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam, AdamW, Optimizer
+from torch.optim import Optimizer
 
 from vae_lightning.compile import agreement, graphs
-from vae_lightning.compile.state import StepState
+from vae_lightning.compile.state import StepState, is_plain_adam
 from vae_lightning.compile.traced import Loss, TracedAnnealing, coefficients, decay_of, step_of
 from vae_lightning.data.batches import Batch
 from vae_lightning.objectives.annealing import Constant
 from vae_lightning.training.module import VAE
 
 log = logging.getLogger(__name__)
-
-PLAIN_ADAM = {"amsgrad": False, "maximize": False, "differentiable": False}
 
 
 class CompiledStep:
@@ -142,9 +140,7 @@ def unsuited(batch: Batch, optimizer: Optimizer, parameters: Sequence[nn.Paramet
     """Why steps of this optimizer on this device have no graph; None if they have."""
     if batch.x.device.type != "cpu":
         return "graphs are for a CPU"
-    group = optimizer.param_groups[0]
-    plain = all(group[name] == value for name, value in PLAIN_ADAM.items())
-    if type(optimizer) not in (Adam, AdamW) or not plain:
+    if not is_plain_adam(optimizer):
         return "the optimizer must be Adam or AdamW, without amsgrad or maximize"
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     if any(parameter not in optimizer.state for parameter in trained):
