@@ -1,20 +1,29 @@
 """Splits, batches, binarization, and files that are missing, damaged or downloaded."""
 
+import contextlib
 import functools
 import gzip
 import hashlib
 import http.server
+import shutil
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
-from torchvision.datasets import MNIST
+from torch import Tensor
+from torchvision.datasets import MNIST, FashionMNIST
 
+from benchmarks.fork_server import Done, ForkServer
+from helpers import Command
+from vae_lightning.checks.errors import ConfigError
+from vae_lightning.data import fingerprint
 from vae_lightning.data.batches import Batches
 from vae_lightning.data.images import ImageData
+from vae_lightning.data.sources import idx
 from vae_lightning.data.sources.digits import Digits
 from vae_lightning.data.sources.idx import ensure_files
 from vae_lightning.data.splits import binarize, stratified_order
@@ -177,6 +186,113 @@ def test_damaged_files_are_refused(tmp_path: Path, tiny_root: Path) -> None:
         image_data(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def published(mnist_root: Path) -> dict[str, Tensor]:
+    """The images and labels of MNIST by the names of their files."""
+    train, test = (MNIST(mnist_root, train=is_train) for is_train in (True, False))
+    return {
+        fingerprint.TRAIN_IMAGES: train.data,
+        fingerprint.TRAIN_LABELS: train.targets,
+        fingerprint.TEST_IMAGES: test.data,
+        fingerprint.TEST_LABELS: test.targets,
+    }
+
+
+def fingerprints(content: dict[str, Tensor]) -> dict[str, fingerprint.Part]:
+    return {file: fingerprint.of(values) for file, values in content.items()}
+
+
+def flipped(values: Tensor, position: int) -> Tensor:
+    changed = values.clone()
+    changed.view(-1)[position] ^= 1
+    return changed
+
+
+def test_published_files_are_recognized(published: dict[str, Tensor], mnist_root: Path) -> None:
+    parts = fingerprints(published)
+    fingerprint.check_parts("mnist", "data", parts, None)
+    assert fingerprint.is_published("mnist", parts)
+    fashion = {
+        file: fingerprint.of(values)
+        for is_train, images, labels in (
+            (True, fingerprint.TRAIN_IMAGES, fingerprint.TRAIN_LABELS),
+            (False, fingerprint.TEST_IMAGES, fingerprint.TEST_LABELS),
+        )
+        for file, values in (
+            (images, FashionMNIST(mnist_root, train=is_train).data),
+            (labels, FashionMNIST(mnist_root, train=is_train).targets),
+        )
+    }
+    assert fingerprint.is_published("fashion_mnist", fashion)
+    with pytest.raises(ConfigError, match=f"{fingerprint.TRAIN_IMAGES} is damaged"):
+        fingerprint.check_parts("mnist", "data", fashion, None)
+
+
+@pytest.mark.parametrize("file", fingerprint.PUBLISHED["mnist"])
+@pytest.mark.parametrize("position", [0, 4321, -1])
+def test_one_flipped_bit_is_found_and_its_file_is_named(
+    published: dict[str, Tensor], file: str, position: int
+) -> None:
+    damaged = published | {file: flipped(published[file], position)}
+    with pytest.raises(ConfigError, match=rf"data.root=data: {file} is damaged"):
+        fingerprint.check_parts("mnist", "data", fingerprints(damaged), None)
+
+
+def test_wrong_labels_inverted_images_and_swapped_files_are_found(
+    published: dict[str, Tensor],
+) -> None:
+    images, labels = published[fingerprint.TEST_IMAGES], published[fingerprint.TEST_LABELS]
+    for file, values in (
+        (fingerprint.TEST_LABELS, torch.full_like(labels, 3)),
+        (fingerprint.TEST_IMAGES, 255 - images),
+        (fingerprint.TEST_IMAGES, images.flip(0)),
+        (fingerprint.TRAIN_IMAGES, images),
+        (fingerprint.TRAIN_LABELS, labels),
+    ):
+        with pytest.raises(ConfigError, match=f"{file} is damaged"):
+            fingerprint.check_parts("mnist", "d", fingerprints(published | {file: values}), None)
+
+
+def test_a_selection_of_images_is_not_called_published(published: dict[str, Tensor]) -> None:
+    parts = fingerprints({file: values[:500] for file, values in published.items()})
+    fingerprint.check_parts("mnist", "data", parts, None)
+    assert not fingerprint.is_published("mnist", parts)
+
+
+def test_a_run_accepts_only_the_images_it_has_recorded(tiny_root: Path) -> None:
+    data = image_data(tiny_root)
+    fingerprint.check_parts("mnist", "data", data.parts, data.sha256)
+    with pytest.raises(ConfigError, match="must hold the images that the run was trained on"):
+        fingerprint.check_parts("mnist", "data", data.parts, "0" * 64)
+
+
+def test_a_moved_run_finds_its_images_by_their_fingerprint(
+    train: Command, server: ForkServer, tiny_root: Path, mnist_root: Path, tmp_path: Path
+) -> None:
+    before, after = tmp_path / "before", tmp_path / "after"
+    shutil.copytree(tiny_root, before)
+    sizes = ("data.val_size=0", "model.hidden_dims=[4]", "trainer.max_epochs=1")
+    done = train(*sizes, "hydra.run.dir=run", cwd=tmp_path, data=before)
+    assert done.returncode == 0, done.stderr
+    assert "not the published files" in done.stdout
+    before.rename(after)
+
+    def run(command: str, *words: str, data: Path | None = None) -> Done:
+        variables = {"VAE_LIGHTNING_DATA": None if data is None else str(data)}
+        return server.run(command, *words, cwd=tmp_path, variables=variables)
+
+    pictures = ("run=run", "kind=reconstructions")
+    for words, data in (((), after), ((f"data.root={after}",), None)):
+        done = run("pictures", *pictures, *words, data=data)
+        assert done.returncode == 0, done.stderr
+    done = run("train", "resume=run", "trainer.max_epochs=2", f"data.root={after}")
+    assert done.returncode == 0, done.stderr
+    done = run("pictures", *pictures, f"data.root={mnist_root}")
+    assert done.returncode == 2
+    assert "must hold the images that the run was trained on" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 @pytest.fixture
 def mirror(tmp_path: Path) -> Iterator[tuple[str, Path, list[str]]]:
     """A local HTTP server over a folder: its address, the folder, and the paths asked for."""
@@ -237,3 +353,51 @@ def test_a_download_that_no_mirror_provides_leaves_no_file(
     with pytest.raises(OSError, match="wrong checksum"):
         ensure_files(kind, tmp_path / "data")
     assert [path.name for path in (tmp_path / "data" / "Kind" / "raw").iterdir()] == [".lock"]
+
+
+class BadHandler(http.server.BaseHTTPRequestHandler):
+    """Answers /KIND/FILE in a way in which a mirror may fail."""
+
+    def do_GET(self) -> None:
+        kind = self.path.split("/")[1]
+        self.send_response(200)
+        if kind == "truncated":
+            self.send_header("Content-Length", "1000")
+        self.end_headers()
+        with contextlib.suppress(ConnectionError):
+            for _ in range(1 if kind == "truncated" else 1000):
+                self.wfile.write(bytes(100))
+                time.sleep(0.05 if kind == "slow" else 0)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("endless", "has more than 20,000 bytes"),
+        ("slow", "takes more than 0.5 seconds"),
+        ("truncated", "wrong checksum"),
+    ],
+)
+def test_a_bad_mirror_is_given_up_and_the_next_one_is_used(
+    mirror: tuple[str, Path, list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    reason: str,
+) -> None:
+    monkeypatch.setattr(idx, "MAX_BYTES", 20_000)
+    monkeypatch.setattr(idx, "MAX_SECONDS", 0.5)
+    monkeypatch.setattr(idx, "CHUNK_BYTES", 200)
+    good, folder, _ = mirror
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), BadHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        bad = f"http://127.0.0.1:{server.server_port}/{kind}/"
+        dataset = type("Kind", (), {"mirrors": [bad, "no address"], "resources": archives(folder)})
+        with pytest.raises(OSError, match=reason):
+            ensure_files(dataset, tmp_path / "none")
+        ensure_files(dataset, tmp_path / "data", [good])
+        server.shutdown()
+    assert (tmp_path / "data" / "Kind" / "raw" / "images").read_bytes() == b"images.gz" * 1000

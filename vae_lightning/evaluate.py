@@ -42,7 +42,7 @@ def main(cfg: DictConfig) -> None:
 
     from vae_lightning.runs.load import load_run
 
-    run = load_run(folder, cfg.checkpoint, cfg.trust)
+    run = load_run(folder, cfg.checkpoint, cfg.trust, cfg.data.root)
     results = {"data": run.data.name, "likelihood": run.module.decoder.description}
     results |= {"checkpoint": cfg.checkpoint, "samples": cfg.samples} | measure(cfg, run)
     write_json(folder / "evaluation.json", results)

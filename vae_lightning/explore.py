@@ -40,7 +40,7 @@ def main(cfg: DictConfig) -> None:
     from vae_lightning.explorer.translate import translate
     from vae_lightning.runs.load import load_run
 
-    run = load_run(cfg.run, cfg.checkpoint, cfg.trust)
+    run = load_run(cfg.run, cfg.checkpoint, cfg.trust, cfg.data.root)
     try:
         ops, classes = translate(run.module.decoder, run.module.latent_dim)
     except ConfigError as error:

@@ -38,7 +38,7 @@ def main(cfg: DictConfig) -> bool:
 
     folder = Path(cfg.run)
     require_run(folder, "run")
-    run = load_run(folder, cfg.checkpoint, cfg.trust)
+    run = load_run(folder, cfg.checkpoint, cfg.trust, cfg.data.root)
     records = {name: read_record(folder, name) for name in ("metrics", "evaluation")}
     return export(cfg, run, records)
 

@@ -46,7 +46,7 @@ def main(cfg: DictConfig) -> None:
     require_run(Path(cfg.run), "run")  # before the heavy imports
     from vae_lightning.runs.load import load_run
 
-    run = load_run(cfg.run, cfg.checkpoint, cfg.trust)
+    run = load_run(cfg.run, cfg.checkpoint, cfg.trust, cfg.data.root)
     check_model(cfg, run)
     for path in draw(cfg, run):
         print(path)

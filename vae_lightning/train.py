@@ -139,8 +139,8 @@ def check_nodes(cfg: DictConfig, is_folder_given: bool) -> None:
 def resume(folder: Path, overrides: Sequence[str], stop: StopSignals) -> None:
     """Continues a run from last.ckpt in its folder.
 
-    Of its options, only trainer.max_epochs may change. At or below the number of finished epochs,
-    it ends the run with its test. ``trust`` is false unless the overrides set it.
+    Of its options, only data.root and trainer.max_epochs may change. At or below the number of
+    finished epochs, it ends the run with its test. ``trust`` is false unless the overrides set it.
     """
     stored = read_stored(folder, "resume")
     cfg = stored.cfg
@@ -152,9 +152,12 @@ def resume(folder: Path, overrides: Sequence[str], stop: StopSignals) -> None:
             cfg.trust = {"true": True, "false": False}.get(value, value)
         elif key == "trainer.max_epochs" and value.isdigit():
             cfg.trainer.max_epochs = int(value)
+        elif key == "data.root" and value:
+            cfg.data.root = value
         elif override not in stored.overrides:
             raise ConfigError(
-                f"{override}: must not change on resume; only trainer.max_epochs may, from {epochs}"
+                f"{override}: must not change on resume; only data.root may, and"
+                f" trainer.max_epochs, from {epochs}"
             )
     options.check_values(cfg)
     wanted = cfg.trainer.max_epochs

@@ -60,7 +60,7 @@ def load(cfg: DictConfig) -> "Run":
     from vae_lightning.verification.posterior import MAX_LATENT_DIM
 
     require_run(Path(cfg.run), "run")
-    run = load_run(cfg.run, cfg.checkpoint, cfg.trust)
+    run = load_run(cfg.run, cfg.checkpoint, cfg.trust, cfg.data.root)
     if run.module.latent_dim > MAX_LATENT_DIM:
         found = f"run={cfg.run}: model.latent_dim={run.module.latent_dim}"
         raise ConfigError(f"{found}: must be 1 or 2, because the integrals over z use a grid")

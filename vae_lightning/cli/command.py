@@ -19,8 +19,8 @@ from vae_lightning.checks.errors import ConfigError, Interrupted, NotFinite, nea
 from vae_lightning.checks.ranges import AnyOf, Boolean, Choice, Option, Text, check_value
 from vae_lightning.cli import arguments
 from vae_lightning.cli.help import defaults, describe_options, help_page
-from vae_lightning.config.compose import compose, search_path
-from vae_lightning.storage.run_folder import RECORD_LOGGER
+from vae_lightning.config.compose import compose, known_keys, search_path
+from vae_lightning.storage.run_folder import RECORD_LOGGER, to_dict, without_hydra
 
 Task = Callable[[DictConfig], bool | None]
 
@@ -28,6 +28,10 @@ Task = Callable[[DictConfig], bool | None]
 RUN_OPTIONS = {
     "run": Option("run folder", Text("a path")),
     "checkpoint": Option("weights: of the best or of the last epoch", Choice(("best", "last"))),
+    "data.root": Option(
+        "folder of the image files; null: that of the run, else VAE_LIGHTNING_DATA",
+        AnyOf((Text("a folder"), Choice((None,)))),
+    ),
     "trust": Option("allow your own classes in the stored configuration", Boolean()),
 }
 OUTPUT_FOLDER = AnyOf((Text("a folder"), Choice((None,))))
@@ -108,12 +112,12 @@ def configuration(name: str, options: Mapping[str, Option], argv: list[str]) -> 
     if args.multirun:
         raise ConfigError("-m: must be used with train, because only train runs sweeps")
     cfg = compose(name, [*search_path(args.config_dir), *args.overrides])
-    for key in cfg:
-        if key not in options and key != "hydra":
-            raise ConfigError(f"{key}: no such key{nearest(str(key), options)}")
+    for key in known_keys(to_dict(without_hydra(cfg), resolve=False)):
+        if key not in options and not any(option.startswith(f"{key}.") for option in options):
+            raise ConfigError(f"{key}: no such key{nearest(key, options)}")
     for key, option in options.items():
         if OmegaConf.is_missing(cfg, key):
             example = f"{key}=outputs/2026-01-31/12-00-00"
             raise ConfigError(f"{key}: must be given, for example {example}")
-        check_value(key, cfg[key], option)
+        check_value(key, OmegaConf.select(cfg, key), option)
     return cfg

@@ -53,6 +53,10 @@ GENERAL_OPTIONS: dict[str, Option] = {
     "data.fallback": Option(
         "data set that is used if no files can be found or downloaded", Choice(("digits", None))
     ),
+    "data.sha256": Option(
+        "fingerprint that the images must have; a run records that of its images",
+        AnyOf((Text("a SHA-256"), Choice((None,)))),
+    ),
     "trainer.max_epochs": Option("epochs", Integer(1)),
     "trainer.devices": Option("devices, or processes of accelerator=ddp_cpu", Integer(1)),
     "trainer.precision": Option(

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from vae_lightning import rng
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.checks.ranges import Choice, Integer, Option
+from vae_lightning.data import fingerprint
 from vae_lightning.data.batches import Batch, Batches, keep_pixels, num_batches
 from vae_lightning.data.splits import binarize, stratified_order, take
 from vae_lightning.networks.conditional import UNCONDITIONAL, Condition
@@ -73,6 +74,12 @@ class ImageData(LightningDataModule):
         self.group_size = 1
         train, labels = self.read(dataset, root, image_shape, train=True)
         test, test_labels = self.read(dataset, root, image_shape, train=False)
+        self.parts = {
+            fingerprint.TRAIN_IMAGES: fingerprint.of(train),
+            fingerprint.TRAIN_LABELS: fingerprint.of(labels),
+            fingerprint.TEST_IMAGES: fingerprint.of(test),
+            fingerprint.TEST_LABELS: fingerprint.of(test_labels),
+        }
         if not 0 <= val_size < len(train):
             raise ConfigError(f"data.val_size={val_size}: must be 0 to {len(train) - 1} for {name}")
         if not 1 <= batch_size <= len(train) - val_size:
@@ -111,6 +118,11 @@ class ImageData(LightningDataModule):
                 f" {len(part.targets)} labels"
             )
         return images, part.targets
+
+    @property
+    def sha256(self) -> str:
+        """The fingerprint of all images and labels, before binarization."""
+        return fingerprint.combined(self.parts)
 
     def group_batches(self, size: int) -> None:
         """Makes the training data loader yield iterators over this many batches each."""

@@ -21,22 +21,31 @@ log = logging.getLogger(__name__)
 CHECKPOINTS = {"best": run_folder.BEST, "last": run_folder.LAST}
 
 
-def load_run(run: str | Path, checkpoint: str = "best", trust: bool = False) -> Run:
+def load_run(
+    run: str | Path,
+    checkpoint: str = "best",
+    trust: bool = False,
+    data_root: str | Path | None = None,
+) -> Run:
     """Loads a run from its folder or from a .safetensors file that export wrote; needs no data.
 
     Args:
         run: the folder or the file.
         checkpoint: ``best`` or ``last``; ignored for a file, which contains one checkpoint.
         trust: let the stored configuration name classes of other packages.
+        data_root: folder of the image files, which ``Run.data`` reads; None: that of the run or, if
+            the files are not there, VAE_LIGHTNING_DATA.
 
     Raises ConfigError, with a one-line message, if the run is missing, damaged or was written by
     an incompatible version.
     """
     check_value("trust", trust, GENERAL_OPTIONS["trust"])
     source = Path(run).expanduser()
-    if source.suffix == ".safetensors":
-        return read_safetensors(source, trust)
-    return read_run(source, checkpoint, trust)
+    is_file = source.suffix == ".safetensors"
+    loaded = read_safetensors(source, trust) if is_file else read_run(source, checkpoint, trust)
+    if data_root is not None:
+        loaded.cfg.data.root = str(Path(data_root).expanduser())
+    return loaded
 
 
 def read_run(run: Path, checkpoint: str, trust: bool) -> Run:

@@ -1,6 +1,7 @@
 """The data and the model that a configuration stands for."""
 
 import logging
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from vae_lightning.config.instantiate import (
     resolve,
 )
 from vae_lightning.config.options import check_classes
+from vae_lightning.data import fingerprint
 from vae_lightning.data.images import ImageData
-from vae_lightning.data.sources.idx import ensure_files
+from vae_lightning.data.sources.idx import ensure_files, missing_files
 from vae_lightning.storage.run_folder import read_yaml, to_dict
 from vae_lightning.training.module import VAE
 
@@ -32,7 +34,7 @@ log = logging.getLogger(__name__)
 # packages whose classes are in config/option_table.py, or describe no options
 OWN_PACKAGES = ("vae_lightning", "torch", "torchvision", "lightning")
 # keys of cfg.data that say where the images come from, not what they are
-SOURCE_KEYS = ("fallback", "instead_of", "mirrors", "classes")
+SOURCE_KEYS = ("fallback", "instead_of", "mirrors", "classes", "sha256")
 # component -> the argument of VAE; the order decides which initial weights each component draws
 ARGUMENTS = {
     "prior": "prior",
@@ -64,10 +66,14 @@ def build_data(cfg: DictConfig) -> ImageData:
     """The images of the configuration.
 
     If the files can neither be found nor downloaded, the images of ``data.fallback`` are used and
-    ``cfg.data`` is changed accordingly. Raises ConfigError if there is no fallback.
+    ``cfg.data`` is changed accordingly. The fingerprint of the images is put into
+    ``cfg.data.sha256``; one that is there already must be the same.
+
+    Raises ConfigError if there is no fallback, and for damaged or other files.
     """
     dataset = find_class(cfg.data.dataset["_target_"], Dataset, cfg.trust)
     if hasattr(dataset, "resources"):
+        find_moved_files(cfg, dataset)
         try:
             ensure_files(dataset, Path(cfg.data.root), list(cfg.data.mirrors))
         except OSError as error:
@@ -78,7 +84,25 @@ def build_data(cfg: DictConfig) -> ImageData:
         "seed": cfg.seed,
         "conditional": is_conditional(cfg),
     }
-    return instantiate(arguments, "data", cfg.trust)
+    data = instantiate(arguments, "data", cfg.trust)
+    assert isinstance(data, ImageData)
+    fingerprint.check_parts(cfg.data.name, cfg.data.root, data.parts, cfg.data.get("sha256"))
+    with open_dict(cfg):
+        cfg.data.sha256 = data.sha256
+    return data
+
+
+def find_moved_files(cfg: DictConfig, dataset: type) -> None:
+    """Lets a run find its files in VAE_LIGHTNING_DATA if its own folder does not hold them.
+
+    Only a run that has recorded the fingerprint of its images may use another folder than its own.
+    """
+    root = os.environ.get("VAE_LIGHTNING_DATA")
+    if root is None or not cfg.data.get("sha256"):
+        return
+    if missing_files(dataset, Path(cfg.data.root)) and not missing_files(dataset, Path(root)):
+        log.info("data.root=%s: has no %s; %s has", cfg.data.root, cfg.data.name, root)
+        cfg.data.root = root
 
 
 def fall_back(cfg: DictConfig, error: OSError) -> None:

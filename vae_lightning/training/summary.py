@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig
 
 from vae_lightning.checks.errors import counted
+from vae_lightning.data.fingerprint import is_published
 from vae_lightning.data.images import ImageData
 from vae_lightning.distributions import bits_per_dim
 from vae_lightning.training.module import VAE
@@ -108,11 +109,12 @@ def describe_kl(module: VAE, data: ImageData) -> str:
 
 
 def describe_data(cfg: DictConfig, data: ImageData) -> str:
-    """The images that are used, with a remark if they are a fallback."""
+    """The images that are used, with a remark if they are not what their name says."""
     sizes = ", ".join(f"{data.images_in(split):,} {split}" for split in ("train", "val", "test"))
     instead = (
         f"; NOT {cfg.data.instead_of}, whose files were not found"
         if cfg.data.get("instead_of")
         else ""
     )
-    return f"{data.name} ({sizes}){instead}"
+    other = "" if is_published(str(data.name), data.parts) else "; not the published files"
+    return f"{data.name} ({sizes}){instead}{other}"

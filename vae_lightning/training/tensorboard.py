@@ -22,6 +22,7 @@ UNCOMPARED_KEYS = (
     "dataset",
     "root",
     "mirrors",
+    "sha256",
     "fallback",
     "image_shape",
     "trust",

@@ -2,11 +2,13 @@
 
 import gzip
 import hashlib
+import http.client
 import logging
-import urllib.error
+import time
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 from urllib.parse import urljoin
 
 from filelock import FileLock
@@ -16,6 +18,9 @@ from vae_lightning.storage.files import write_bytes
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 10  # of each connection and each read, so that no download hangs
+MAX_SECONDS = 600  # of one file from one mirror
+MAX_BYTES = 100_000_000  # of one file; the largest, the training images of KMNIST, has 18 million
+CHUNK_BYTES = 1 << 16
 
 
 def ensure_files(dataset: type, root: Path, mirrors: Sequence[str] = ()) -> None:
@@ -28,17 +33,23 @@ def ensure_files(dataset: type, root: Path, mirrors: Sequence[str] = ()) -> None
     Raises:
         OSError: if no mirror provides a file, or if the folder cannot be written.
     """
-    raw = root / dataset.__name__ / "raw"
-    if missing_files(dataset, raw):
+    raw = folder_of(dataset, root)
+    if missing_files(dataset, root):
         raw.mkdir(parents=True, exist_ok=True)
         with FileLock(raw / ".lock"):
-            for name, md5 in missing_files(dataset, raw):
+            for name, md5 in missing_files(dataset, root):
                 content = gzip.decompress(fetch([*dataset.mirrors, *mirrors], name, md5))
                 write_bytes(raw / Path(name).stem, content)
 
 
-def missing_files(dataset: type, raw: Path) -> list[tuple[str, str]]:
-    """(archive, md5) of the files in the table of the torchvision class that ``raw`` lacks."""
+def folder_of(dataset: type, root: Path) -> Path:
+    """Where the files of a torchvision class are."""
+    return root / dataset.__name__ / "raw"
+
+
+def missing_files(dataset: type, root: Path) -> list[tuple[str, str]]:
+    """(archive, md5) of the files in the table of the torchvision class that ``root`` lacks."""
+    raw = folder_of(dataset, root)
     return [(name, md5) for name, md5 in dataset.resources if not (raw / Path(name).stem).is_file()]
 
 
@@ -49,8 +60,8 @@ def fetch(mirrors: Sequence[str], name: str, md5: str) -> bytes:
         url = urljoin(mirror, name)
         try:
             with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
-                content = response.read()
-        except (OSError, urllib.error.URLError) as error:
+                content = read_bounded(response)
+        except (OSError, http.client.HTTPException, ValueError) as error:
             failures.append(f"{url}: {error}")
             continue
         if hashlib.md5(content, usedforsecurity=False).hexdigest() == md5:
@@ -58,3 +69,15 @@ def fetch(mirrors: Sequence[str], name: str, md5: str) -> bytes:
             return content
         failures.append(f"{url}: wrong checksum")
     raise OSError("; ".join(failures))
+
+
+def read_bounded(response: IO[bytes]) -> bytes:
+    """All bytes of a response; OSError if it takes too long, has too many, or breaks off."""
+    content, started = bytearray(), time.monotonic()
+    while chunk := response.read(CHUNK_BYTES):
+        content += chunk
+        if len(content) > MAX_BYTES:
+            raise OSError(f"has more than {MAX_BYTES:,} bytes")
+        if time.monotonic() - started > MAX_SECONDS:
+            raise OSError(f"takes more than {MAX_SECONDS} seconds")
+    return bytes(content)
