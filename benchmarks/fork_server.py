@@ -8,6 +8,7 @@ import functools
 import importlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -78,12 +79,14 @@ class ForkServer:
         kill_after: float | None = None,
         number: int = signal.SIGKILL,
         timeout: float = 300,
+        largest_file: int | None = None,
     ) -> Done:
         """Runs a command of this package and waits for it.
 
         ``variables`` change the environment; None removes a variable.
         ``kill_after`` sends the signal ``number`` after so many seconds. A command that takes
-        longer than ``timeout`` is killed, and its exit code is -9.
+        longer than ``timeout`` is killed, and its exit code is -9. No file that the command writes
+        can have more than ``largest_file`` bytes, which stands for a full disk.
         """
         assert self.process.stdin
         assert self.process.stdout
@@ -94,6 +97,7 @@ class ForkServer:
             "cwd": str(cwd),
             "variables": os.environ | {"OMP_NUM_THREADS": "1"} | dict(variables or {}),
             "outputs": [str(path) for path in outputs],
+            "largest_file": largest_file,
             "faults": [asdict(fault) for fault in faults],
         }
         print(json.dumps(request), file=self.process.stdin, flush=True)
@@ -154,6 +158,10 @@ def child(request: Mapping[str, Any]) -> int:
         if signal.getsignal(number) is signal.SIG_IGN and number != signal.SIGPIPE:
             signal.signal(number, signal.SIG_DFL)  # nohup and shells ignore some
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if request["largest_file"] is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["largest_file"], hard))
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update({k: v for k, v in request["variables"].items() if v is not None})

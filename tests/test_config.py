@@ -1,5 +1,6 @@
 """Composition: every choice of every group, every rule, --help, classes that are not allowed."""
 
+import inspect
 import itertools
 import re
 from pathlib import Path
@@ -12,8 +13,9 @@ from torch import nn
 
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.compile import accelerate
+from vae_lightning.config import allowed
 from vae_lightning.config.compose import CONF, compose, default_choices
-from vae_lightning.config.instantiate import find_class, instantiate
+from vae_lightning.config.instantiate import Recipe, find_class, instantiate
 from vae_lightning.config.options import GENERAL_OPTIONS, check, settle
 from vae_lightning.storage.run_folder import new_folder
 from vae_lightning.sweeps.names import slug
@@ -291,6 +293,56 @@ def test_a_root_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_stored_configuration_names_modules_of_known_places_only(target: str) -> None:
     with pytest.raises(ValueError, match="_target_="):
         find_class(target, nn.Module, trust=False)
+
+
+def test_every_class_of_conf_may_stand_in_a_stored_configuration() -> None:
+    texts = [path.read_text() for path in CONF.rglob("*.yaml")]
+    named = {name for text in texts for name in re.findall(r"_target_: *([\w.]+)", text)}
+    assert len(named) > 30
+    assert {name for name in named if not allowed.is_allowed(name)} == set()
+    for name in allowed.OWN_CLASSES:  # no argument that nobody has looked at
+        kinds = {
+            each.kind
+            for each in inspect.signature(find_class(name, object, False)).parameters.values()
+        }
+        assert inspect.Parameter.VAR_KEYWORD not in kinds
+    for name, arguments in allowed.OTHER_CLASSES.items():
+        found = find_class(name, object, False)
+        assert arguments <= set(inspect.signature(found).parameters)
+
+
+@pytest.mark.parametrize(
+    ("key", "node"),
+    [
+        ("data.dataset", {"_target_": "torchvision.datasets.lsun.LSUNClass", "root": "data"}),
+        ("data.dataset", {"_target_": "torchvision.datasets.CIFAR10", "download": True}),
+        ("data.dataset", {"_target_": "torchvision.datasets.MNIST", "download": True}),
+        ("data.dataset", {"_target_": "torchvision.datasets.MNIST", "root": "/elsewhere"}),
+        ("data.dataset", {"_target_": "torchvision.datasets.ImageFolder", "root": "/"}),
+        ("data.dataset", {"_target_": "torchvision.datasets.DatasetFolder", "loader": "os.system"}),
+        ("callbacks.a", {"_target_": "lightning.pytorch.callbacks.SpikeDetection"}),
+        (
+            "callbacks.a",
+            {"_target_": "lightning.pytorch.callbacks.ModelCheckpoint", "dirpath": "/"},
+        ),
+        ("callbacks.a", {"_target_": "lightning.pytorch.callbacks.LambdaCallback"}),
+        ("callbacks.a", {"_target_": "lightning.pytorch.callbacks.BasePredictionWriter"}),
+        ("callbacks.a", {"_target_": "vae_lightning.training.callbacks.recorder.Recorder"}),
+        ("callbacks.a", {"_target_": "vae_lightning.training.callbacks.interrupt.Interrupt"}),
+        ("optimizer", {"_target_": "torch.optim.Adam", "differentiable": True}),
+        ("optimizer", {"_target_": "torch.optim.LBFGS", "_partial_": True}),
+        ("posterior", {"_target_": "torch.nn.Linear", "in_features": 1, "out_features": 1}),
+        ("posterior", {"_target_": "torch.nn.modules.module.torch.load", "f": "weights"}),
+        ("prior", {"_target_": "torch.hub.load"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value["_target_"],
+)
+def test_a_stored_configuration_builds_listed_classes_only(
+    monkeypatch: pytest.MonkeyPatch, key: str, node: dict[str, object]
+) -> None:
+    monkeypatch.setattr(Recipe, "build", lambda _: pytest.fail("something was built"))
+    with pytest.raises(ConfigError, match=r"trust=true|no such class"):
+        instantiate(node, key, trust=False)
 
 
 def test_trust_lets_a_users_own_class_in_and_the_refusal_says_so() -> None:

@@ -25,6 +25,7 @@ LIGHT = (
     "evaluate",
     "verify",
     "pictures",
+    "replay",
     "report",
     "explore",
     "export",

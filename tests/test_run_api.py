@@ -248,7 +248,7 @@ def damage(run: Path, name: str) -> None:
         ("config cut", ".hydra is damaged"),
         ("no overrides", ".hydra is damaged"),
         ("key gone", r"was written by version 0.*, and version 0.* cannot build it"),
-        ("other class", "_target_=os.system: must be in .*trust=true"),
+        ("other class", "_target_=os.system: must be a class that .*trust=true"),
         ("class gone", r"cannot build it \(.*no such class"),
         ("other width", "its weights do not fit its configuration; use version 0"),
         ("status cut", "status.json is damaged"),

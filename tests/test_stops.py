@@ -6,16 +6,22 @@ A short form of ``python -m benchmarks.faults``.
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.faults.stops import EXPERIMENT, MODULE, RECORDER, SMALL, Attack, Runs, contents
 from benchmarks.fork_server import Fault, ForkServer
 from helpers import Command
+from vae_lightning.checks.errors import ConfigError
+from vae_lightning.storage.files import read_json
+from vae_lightning.storage.run_folder import LAST
+from vae_lightning.training.checkpoint import check_space
 
 pytestmark = pytest.mark.slow
 
@@ -167,3 +173,38 @@ def test_ranks_that_another_program_left_do_not_count(
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     again = train(*command, cwd=tmp_path, data=tiny_root, anew=True)
     assert "is finished: 1 epoch." in again.stdout
+
+
+def test_a_full_disk_stops_the_run_in_one_line(server: ForkServer, tmp_path: Path) -> None:
+    # a limit on the size of files stands for a full disk: the checkpoint exceeds it
+    done = server.run(
+        "train",
+        "data=digits",
+        "model.hidden_dims=[64]",
+        "trainer.max_epochs=1",
+        "hydra.run.dir=run",
+        cwd=tmp_path,
+        largest_file=400_000,
+    )
+    assert done.returncode == 1
+    errors = [line for line in done.stderr.splitlines() if "rror" in line]
+    assert errors == [f"error: {errors[0].split()[1]} File too large"]
+    assert str(tmp_path / "run") in errors[0]
+    assert "Traceback" not in done.stderr
+    assert read_json(tmp_path / "run" / "status.json")["state"] == "failed"
+
+
+def test_a_disk_without_room_for_the_checkpoints_refuses_the_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    module = torch.nn.Linear(1000, 1000)
+    usage = shutil.disk_usage(tmp_path)
+    needed = 9 * 4 * 1_001_000
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed))
+    check_space(tmp_path, module)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
+    with pytest.raises(ConfigError, match="must have 36 MB of free space"):
+        check_space(tmp_path, module)
+    (tmp_path / LAST).parent.mkdir()
+    (tmp_path / LAST).write_bytes(b"x")  # the file that is replaced gives its space back
+    check_space(tmp_path, module)

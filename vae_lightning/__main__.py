@@ -15,6 +15,7 @@ COMMANDS = {
     "pictures": "pictures of reconstructions, samples and the latent space of a run",
     "explore": "an HTML page for exploring the latent space of a run",
     "export": "the model of a run as ONNX, torch.export or safetensors",
+    "replay": "repeat a run and say whether every number is the same",
     "report": "tables and plots of a sweep",
     "verify": "the identities behind the package, computed numerically",
 }

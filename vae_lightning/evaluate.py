@@ -45,12 +45,12 @@ def main(cfg: DictConfig) -> None:
     run = load_run(folder, cfg.checkpoint, cfg.trust, cfg.data.root)
     results = {"data": run.data.name, "likelihood": run.module.decoder.description}
     results |= {"checkpoint": cfg.checkpoint, "samples": cfg.samples} | measure(cfg, run)
+    print(tables.pairs(results))  # before the files, which a full disk may refuse
     write_json(folder / "evaluation.json", results)
     with SummaryWriter(str(folder / "tensorboard")) as writer:
         for name, value in results.items():
             if isinstance(value, int | float):
                 writer.add_scalar(f"evaluation/{name}", value, run.step)
-    print(tables.pairs(results))
 
 
 def measure(cfg: DictConfig, run: "Run") -> dict[str, float | int]:

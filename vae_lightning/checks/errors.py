@@ -50,6 +50,11 @@ def one_line(message: object) -> str:
     return " ".join(str(message).split())
 
 
+def escaped(text: str) -> str:
+    """Returns a text with the characters escaped that a terminal would obey."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
 def counted(number: int, noun: str) -> str:
     """Returns a number with its noun in singular or plural: 1 epoch, 2 epochs."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -4,10 +4,12 @@ Exit codes: 0 success, 2 invalid command or configuration, 130 stopped by Ctrl-C
 another signal, 1 any other failure.
 """
 
+import errno
 import functools
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +37,22 @@ RUN_OPTIONS = {
     "trust": Option("allow your own classes in the stored configuration", Boolean()),
 }
 OUTPUT_FOLDER = AnyOf((Text("a folder"), Choice((None,))))
+# what a disk, a file system or its permissions cause, and no programming error
+STORAGE_ERRORS = {
+    getattr(errno, name)
+    for name in (
+        "ENOSPC",
+        "EDQUOT",
+        "EFBIG",
+        "EROFS",
+        "EACCES",
+        "EPERM",
+        "EIO",
+        "ENOTDIR",
+        "ESTALE",
+    )
+    if hasattr(errno, name)
+}
 # the file that receives the error message, so that a sweep can record why a job was rejected
 REFUSAL_VARIABLE = "VAE_LIGHTNING_REFUSAL"
 
@@ -50,17 +68,29 @@ class ConsoleHandler(logging.Handler):
         tqdm.write(prefix + record.getMessage(), file=sys.stderr)
 
 
+def is_storage_error(error: BaseException | None) -> bool:
+    """Whether a disk, a file system or its permissions caused an error."""
+    return isinstance(error, OSError) and error.errno in STORAGE_ERRORS
+
+
+def report_thread(args: threading.ExceptHookArgs) -> None:
+    """Prints the traceback of a thread, unless it could not write: the main thread says that."""
+    if not is_storage_error(args.exc_value):
+        threading.__excepthook__(args)
+
+
 @contextmanager
 def exit_codes() -> Iterator[None]:
     """Turns ConfigError into a one-line message and exit code 2, a signal into code 130 or 143.
 
-    Numbers that are not finite are one line too, with exit code 1. All other exceptions keep their
-    traceback.
+    Numbers that are not finite and files that cannot be written are one line too, with exit code 1.
+    All other exceptions keep their traceback.
     """
     logger = logging.getLogger("vae_lightning")
     handler = ConsoleHandler(logging.INFO)
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    threading.excepthook = report_thread
     try:
         yield
     except ConfigError as error:
@@ -71,11 +101,19 @@ def exit_codes() -> Iterator[None]:
     except NotFinite as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except OSError as error:
+        if not is_storage_error(error):
+            raise
+        place = error.filename2 or error.filename
+        where = f"{place}: " if place else ""
+        print(f"error: {where}{error.strerror}", file=sys.stderr)
+        sys.exit(1)
     except Interrupted as interruption:
         sys.exit(interruption.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
     finally:
+        threading.excepthook = threading.__excepthook__
         logger.removeHandler(handler)
 
 

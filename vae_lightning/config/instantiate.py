@@ -1,7 +1,7 @@
 """Builds objects from a configuration.
 
-A configuration may name only classes, only from trusted packages, and only of the type that the
-key requires. All of it is checked before any of it is built.
+A configuration may name only classes, and only of the type that the key requires; without
+``trust=true``, only those in ``allowed.py``. All of it is checked before any of it is built.
 """
 
 import importlib
@@ -19,15 +19,9 @@ from torch.utils.data import Dataset
 
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.checks.ranges import Option, described
+from vae_lightning.config import allowed
 from vae_lightning.objectives.annealing import Annealing
 
-TRUSTED_PACKAGES = (
-    "vae_lightning",
-    "torch.nn",
-    "torch.optim",
-    "torchvision.datasets",
-    "lightning.pytorch.callbacks",
-)
 # key -> the base class that its class must have; every other key requires a Module
 KINDS: dict[str, type] = {
     "dataset": Dataset,
@@ -50,17 +44,19 @@ def find_class(target: str, kind: type, trust: bool) -> type:
     Args:
         target: the dotted name, such as ``torch.optim.Adam``.
         kind: the base class that the class must have.
-        trust: allow classes from packages outside TRUSTED_PACKAGES.
+        trust: allow classes that ``allowed.py`` does not list.
 
     Raises ConfigError if there is no such class, if it does not derive from ``kind``, or if
-    ``trust`` is false and no trusted package defines it. An untrusted module is rejected before it
-    is imported. Errors that a module raises during its import are passed on.
+    ``trust`` is false and it is not listed. Then its module is not imported either. Errors that a
+    module raises during its import are passed on.
     """
     module_name, _, class_name = str(target).rpartition(".")
-    if not (trust or is_within(module_name, TRUSTED_PACKAGES)):
-        allowed = ", ".join(TRUSTED_PACKAGES)
+    if not (trust or allowed.is_allowed(target)):
+        if is_within(target, ("vae_lightning",)):
+            raise ConfigError(f"_target_={target}: no such class, or not one for a configuration")
         raise ConfigError(
-            f"_target_={target}: must be in {allowed}; set trust=true to allow your own code"
+            f"_target_={target}: must be a class that docs/security.md lists;"
+            " set trust=true to allow your own code"
         )
     try:
         module = importlib.import_module(module_name)
@@ -79,11 +75,6 @@ def find_class(target: str, kind: type, trust: bool) -> type:
     if not (isinstance(found, type) and issubclass(found, kind)):
         raise ConfigError(
             f"_target_={target}: must be a class derived from {kind.__module__}.{kind.__name__}"
-        )
-    if not (trust or is_within(found.__module__, TRUSTED_PACKAGES)):
-        raise ConfigError(
-            f"_target_={target}: must not be defined in {found.__module__}; "
-            "set trust=true to allow your own code"
         )
     return found
 
@@ -148,6 +139,11 @@ def resolve(node: object, key: str, trust: bool) -> Any:  # noqa: ANN401 - any c
         cls = find_class(node["_target_"], KINDS.get(section, nn.Module), trust)
     except ConfigError as error:
         raise ConfigError(f"{key}: {error}") from error
+    refused = None if trust else allowed.refused_argument(node["_target_"], [*arguments])
+    if refused is not None:
+        raise ConfigError(
+            f"{key}.{refused}: must not be given to {node['_target_']}; set trust=true to allow it"
+        )
     signature = inspect.signature(cls)
     is_partial = bool(node.get("_partial_", False))
     try:

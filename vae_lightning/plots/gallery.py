@@ -1,6 +1,7 @@
 """A callback that draws pictures during training and warns about posterior collapse."""
 
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +25,7 @@ from vae_lightning.training.tensorboard import logger_of
 
 log = logging.getLogger(__name__)
 
+MAX_PICTURE_BYTES = 20_000_000  # in the files of TensorBoard
 # a collapsed posterior has almost no KL; a posterior with more nats per image is far from the prior
 DIVERGED_KL = 1000.0
 CHARTS = {
@@ -41,7 +43,8 @@ class Gallery(Callback):
     the progress of the training and nothing else.
 
     Args:
-        every_n_epochs: number of epochs between pictures; the last epoch is always drawn.
+        every_n_epochs: number of epochs between pictures; the last epoch is always drawn. In a long
+            run TensorBoard gets fewer of them, so that its files stay below 30 MB.
         images: number of test images for the latent plots and the statistics.
         collapse_below: raise the alarm if a smaller fraction of the latent dimensions is active.
     """
@@ -63,16 +66,18 @@ class Gallery(Callback):
         self.images = images
         self.collapse_below = collapse_below
         self.alarm: str | None = None
+        self.bytes_per_epoch = 0  # of the pictures of the first epoch that was drawn
 
     def state_dict(self) -> dict[str, object]:
-        """The alarm, which a resumed run withdraws when it has passed."""
-        return {"alarm": self.alarm}
+        """What a resumed run goes on with: the alarm, and the size of the pictures."""
+        return {"alarm": self.alarm, "bytes_per_epoch": self.bytes_per_epoch}
 
     def load_state_dict(self, state_dict: dict[str, object]) -> None:
-        """The alarm of the run that goes on."""
-        alarm = state_dict["alarm"]
+        """The state of the run that goes on."""
+        alarm, size = state_dict["alarm"], state_dict["bytes_per_epoch"]
         assert alarm is None or isinstance(alarm, str)
-        self.alarm = alarm
+        assert isinstance(size, int)
+        self.alarm, self.bytes_per_epoch = alarm, size
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Adds TensorBoard charts that show recon and KL of both splits together."""
@@ -136,18 +141,35 @@ class Gallery(Callback):
         }
         if viewer.module.latent_dim == 2:
             pictures |= {"manifold": viewer.manifold(), "latents": viewer.latents()}
+        values = []
         for name, content in pictures.items():
             picture = canvas.draw(content)
             png = canvas.save_png(folder / "pictures" / f"{name}.png", picture)
+            # add_image would encode the picture a second time
             image = Summary.Image(
                 height=picture.height, width=picture.width, encoded_image_string=png
             )
-            # add_image would encode the picture a second time
-            writer.file_writer.add_summary(
-                Summary(value=[Summary.Value(tag=name, image=image)]), step
-            )
+            values.append(Summary.Value(tag=name, image=image))
+        if self.is_shown(trainer, sum(len(each.image.encoded_image_string) for each in values)):
+            writer.file_writer.add_summary(Summary(value=values), step)
         # TensorBoard has no bins beyond 1e20
         writer.add_histogram("latents/kl_per_dimension", kl.clamp(max=1e19), step)
+
+    def is_shown(self, trainer: Trainer, size: int) -> bool:
+        """Whether TensorBoard gets the pictures of this epoch, which have ``size`` bytes."""
+        epoch, epochs = trainer.current_epoch + 1, trainer.max_epochs
+        assert epochs is not None
+        is_first = not self.bytes_per_epoch
+        self.bytes_per_epoch = self.bytes_per_epoch or size
+        spacing = math.ceil(epochs * self.bytes_per_epoch / MAX_PICTURE_BYTES)
+        spacing = self.every_n_epochs * math.ceil(spacing / self.every_n_epochs)
+        if is_first and spacing > self.every_n_epochs:
+            log.info(
+                "pictures: TensorBoard gets those of every %d epochs, so that its files stay small;"
+                " pictures/ has those of the last epoch",
+                spacing,
+            )
+        return is_first or epoch % spacing == 0 or epoch == epochs
 
 
 def few_active(found: str, kl: float) -> str:

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from vae_lightning.checks.errors import ConfigError, one_line
 from vae_lightning.runs.untrusted import check_links, read_config, read_overrides
 from vae_lightning.storage.files import read_json
-from vae_lightning.storage.run_folder import STATES
+from vae_lightning.storage.run_folder import ENVIRONMENT, STATES
 
 # files of a run folder
 CONFIG = Path(".hydra", "config.yaml")
@@ -23,7 +23,7 @@ class StoredRun(NamedTuple):
     cfg: DictConfig
     overrides: list[str]  # what was typed
     state: str  # see run_folder.STATES; "state unknown" if status.json is missing
-    version: str  # of this package, which wrote the run; "unknown" if metrics.json is missing
+    version: str  # of this package, which wrote the run; "unknown" if that is not recorded
     epochs: int  # finished epochs: rows of metrics.csv
 
 
@@ -42,7 +42,7 @@ def read_stored(run: Path, key: str) -> StoredRun:
     require_run(run, key)
     check_links(run, key)
     state = read_optional_json(run / "status.json", key).get("state")
-    versions = read_optional_json(run / "metrics.json", key).get("versions", "")
+    versions = read_optional_json(run / ENVIRONMENT, key).get("versions", "")
     version = re.search(r"vae_lightning ([\w.+-]+)", str(versions))
     try:
         cfg = read_config((run / CONFIG).read_text(encoding="utf-8"))

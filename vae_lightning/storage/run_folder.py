@@ -2,8 +2,9 @@
 
 import logging
 import signal
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -15,6 +16,8 @@ from vae_lightning.storage.lock import LOCK, claim
 
 LAST = Path("checkpoints", "last.ckpt")
 BEST = Path("checkpoints", "best.ckpt")
+ENVIRONMENT = Path("environment.json")
+UNCOMMITTED = Path("uncommitted.patch")
 # what is logged here appears in train.log only, not on the terminal
 RECORD_LOGGER = "vae_lightning.record"
 # what a run writes before its configuration
@@ -140,13 +143,22 @@ def write_alarm(run: Path, alarm: str | None) -> None:
     write_json(run / "status.json", {key: value for key, value in status.items() if value})
 
 
+class RecordHandler(logging.FileHandler):
+    """Writes train.log; on a full disk the run fails at its next checkpoint, which says why."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Prints the traceback of an error, unless the file cannot be written."""
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
+
+
 @contextmanager
 def recorded(run: Path) -> Iterator[None]:
     """Writes status.json and train.log of a run while the body trains it.
 
     Exceptions are passed on; an interruption also names the run.
     """
-    handler = logging.FileHandler(run / "train.log")
+    handler = RecordHandler(run / "train.log")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("vae_lightning")
     logger.addHandler(handler)
@@ -157,6 +169,11 @@ def recorded(run: Path) -> Iterator[None]:
         write_status(run, "interrupted")
         logger.info("interrupted")
         raise Interrupted(getattr(error, "number", signal.SIGINT), run) from error
+    except OSError as error:
+        error.filename = error.filename or str(run)
+        with suppress(OSError):  # of the same full disk
+            write_status(run, "failed", f"{type(error).__name__}: {error}")
+        raise
     except BaseException as error:
         write_status(run, "failed", f"{type(error).__name__}: {error}")
         logging.getLogger(RECORD_LOGGER).error("failed: %s", error, exc_info=True)

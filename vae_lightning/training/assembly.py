@@ -27,6 +27,7 @@ from vae_lightning.data import fingerprint
 from vae_lightning.data.images import ImageData
 from vae_lightning.data.sources.idx import ensure_files, missing_files
 from vae_lightning.storage.run_folder import read_yaml, to_dict
+from vae_lightning.training.memory import MemoryLimit, machine_bytes
 from vae_lightning.training.module import VAE
 
 log = logging.getLogger(__name__)
@@ -166,7 +167,8 @@ def build_module(cfg: DictConfig) -> VAE:
     components = {ARGUMENTS[name]: resolve(nodes[name], name, cfg.trust) for name in ARGUMENTS}
     model = Recipe(VAE, components | {"seed": cfg.seed, "classes": classes})
     torch.manual_seed(rng.stream_seed(cfg.seed, "weights"))
-    module = model.build()
+    with MemoryLimit(machine_bytes()):
+        module = model.build()
     try_optimizer(module)
     return module
 

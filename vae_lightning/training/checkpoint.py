@@ -1,15 +1,20 @@
 """Reads the checkpoints of a run without executing stored code."""
 
 import pickle
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import torch
-from torch import Tensor
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor, nn
 
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.storage.run_folder import BEST, LAST
+
+CHECKPOINTS = 3  # last.ckpt, best.ckpt, and the one that is being written
+ADAM_TENSORS = 3  # a parameter and its two moments
 
 
 class StoredCheckpoint(TypedDict):
@@ -29,6 +34,41 @@ class SavedProgress(NamedTuple):
 
 
 NO_PROGRESS = SavedProgress(0, 0, None)
+
+
+class DirectCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint to its path without a copy in memory and in TMPDIR.
+
+    Lightning makes these copies so that no partial file is left; the recorder writes to a temporary
+    path in the same folder for that reason.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None
+    ) -> None:
+        """Writes the checkpoint; OSError if that is impossible, for example on a full disk."""
+        try:
+            with open(path, "wb") as file:
+                torch.save(checkpoint, file)
+        except RuntimeError as error:  # PyTorch hides the error of the file behind its own
+            cause = error.__context__
+            if not isinstance(cause, OSError):
+                raise
+            raise OSError(cause.errno, cause.strerror, str(path)) from error
+
+
+def check_space(run: Path, module: nn.Module) -> None:
+    """Raises ConfigError if the disk of a run folder cannot hold the checkpoints of a module."""
+    values = sum(each.numel() * each.element_size() for each in module.parameters())
+    needed = CHECKPOINTS * ADAM_TENSORS * values
+    paths = [run / path for path in (LAST, BEST)]
+    written = {path.stat().st_ino: path.stat().st_size for path in paths if path.is_file()}
+    free = shutil.disk_usage(run).free + sum(written.values())
+    if free < needed:
+        raise ConfigError(
+            f"hydra.run.dir={run}: must have {needed / 1e6:.0f} MB of free space for the"
+            f" checkpoints, has {free / 1e6:.0f} MB"
+        )
 
 
 def read_checkpoint(path: Path, source: str) -> StoredCheckpoint:

@@ -24,12 +24,14 @@ from vae_lightning.training.callbacks.recorder import Recorder
 from vae_lightning.training.checkpoint import (
     NO_PROGRESS,
     SavedProgress,
+    check_space,
     read_checkpoint,
     saved_progress,
 )
 from vae_lightning.training.final_table import final_table
 from vae_lightning.training.finite import locate
 from vae_lightning.training.module import VAE
+from vae_lightning.training.provenance import write_provenance
 from vae_lightning.training.signals import StopSignals
 from vae_lightning.training.trainer import build_trainer, silence_notices
 
@@ -55,6 +57,7 @@ class Result(NamedTuple):
 
     metrics: dict[str, object]  # the content of metrics.json
     table: str
+    run: Path
 
 
 def run_experiment(
@@ -86,6 +89,7 @@ def run_experiment(
     module = build_module(cfg)
     module.start_from(data)
     with folder as run:
+        check_space(run, module)
         parts = make_parts(cfg, data, module, run, stop, resumes)
         lock = claim(run) if parts.trainer.is_global_zero else nullcontext()
     if not parts.trainer.is_global_zero:
@@ -97,6 +101,7 @@ def run_experiment(
             run_folder.write_overrides(run, cfg, overrides)
         use_threads(cfg, start)
         run_folder.write_config(run, cfg)
+        write_provenance(run)
         log.info("data: %s", summary.describe_data(cfg, data))
         log.info("KL: %s", summary.describe_kl(module, data))
         if resumes:
@@ -168,11 +173,15 @@ def conclude(cfg: DictConfig, parts: Parts, test: dict[str, float]) -> Result:
     trainer, module, data, recorder, run, _ = parts
     device = trainer.strategy.root_device
     metrics = summary.final_metrics(module, data, recorder.rows, recorder.best(), test, device)
-    tensorboard.write_embedding(trainer, module, data)
-    tensorboard.end_hparams(trainer, "SUCCESS")
-    files.write_json(run / "metrics.json", metrics)
     data_line = summary.describe_data(cfg, data)
     alarm = run_folder.read_status(run).get("alarm")
     table = final_table(metrics, data_line, module.latent_dim, run, alarm)
     logging.getLogger(run_folder.RECORD_LOGGER).info(table)
-    return Result(metrics, table)
+    try:
+        tensorboard.write_embedding(trainer, module, data)
+        tensorboard.end_hparams(trainer, "SUCCESS")
+        files.write_json(run / "metrics.json", metrics)
+    except OSError:
+        print(table)  # the results are not lost with the files
+        raise
+    return Result(metrics, table, run)

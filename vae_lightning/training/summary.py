@@ -1,12 +1,7 @@
 """The final metrics and table of a run, and one-line descriptions of model, data and KL."""
 
-import logging
-import platform
 import statistics
-import subprocess
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
-from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
@@ -16,18 +11,8 @@ from vae_lightning.data.fingerprint import is_published
 from vae_lightning.data.images import ImageData
 from vae_lightning.distributions import bits_per_dim
 from vae_lightning.training.module import VAE
+from vae_lightning.training.provenance import revision, versions
 
-log = logging.getLogger(__name__)
-
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "lightning",
-    "hydra-core",
-    "omegaconf",
-    "numpy",
-    "vae_lightning",
-)
 Row = Mapping[str, float]
 
 
@@ -48,12 +33,7 @@ def final_metrics(
         "training_seconds": sum(row["seconds"] for row in rows),
         "seconds_per_epoch": statistics.median(row["seconds"] for row in warm),
         "images_per_second": statistics.median(row["images_per_second"] for row in warm),
-        "versions": ", ".join(
-            [
-                f"python {platform.python_version()}",
-                *(f"{name} {version(name)}" for name in PACKAGES),
-            ]
-        ),
+        "versions": versions(),
         "revision": revision(),
         "device": device_name(device),
         "threads": torch.get_num_threads(),
@@ -61,22 +41,6 @@ def final_metrics(
     if getattr(module.decoder, "discrete", False):
         metrics["test/bits_per_dim"] = bits_per_dim(test["test/neg_elbo"], data.pixels)
     return metrics
-
-
-def revision() -> str | None:
-    """The commit of the checkout that this code runs from, with -dirty if it was changed.
-
-    None outside a checkout.
-    """
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--match="]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError) as error:
-        log.warning("the revision is not recorded: %s", error)
-        return None
 
 
 def device_name(device: torch.device) -> str:

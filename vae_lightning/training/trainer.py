@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 
 import torch
+from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -17,6 +18,7 @@ from omegaconf import DictConfig
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.config.instantiate import instantiate
 from vae_lightning.training.assembly import plain
+from vae_lightning.training.checkpoint import DirectCheckpoints
 
 OWN_TRAINER_KEYS = ("steps_per_execution", "compile", "threads")  # of cfg.trainer, not Lightning's
 
@@ -83,19 +85,22 @@ def trainer_arguments(cfg: DictConfig, callbacks: Sequence[Callback] = ()) -> di
     }
 
 
-def cluster_environment(cfg: DictConfig) -> dict[str, object]:
-    """The argument that keeps Lightning from taking one machine for a part of a SLURM job.
+def plugins(cfg: DictConfig) -> list[CheckpointIO | ClusterEnvironment]:
+    """Lightning's plugins: how checkpoints are written, and what the cluster is.
 
-    Lightning's handler that requeues a SLURM job is off; the package handles the signals.
+    One machine is not taken for a part of a SLURM job. Lightning's handler that requeues a SLURM
+    job is off; the package handles the signals.
     """
     if cfg.accelerator.num_nodes == 1:
-        return {"plugins": LightningEnvironment()}
-    return {"plugins": SLURMEnvironment(auto_requeue=False)} if SLURMEnvironment.detect() else {}
+        return [DirectCheckpoints(), LightningEnvironment()]
+    if SLURMEnvironment.detect():
+        return [DirectCheckpoints(), SLURMEnvironment(auto_requeue=False)]
+    return [DirectCheckpoints()]
 
 
 def make_trainer(cfg: DictConfig, arguments: dict[str, object]) -> Trainer:
     """The Trainer; what it or the machine refuses becomes ConfigError."""
-    arguments = cluster_environment(cfg) | arguments
+    arguments = {"plugins": plugins(cfg)} | arguments
     try:
         inspect.signature(Trainer).bind(**arguments)
         check_device(cfg)

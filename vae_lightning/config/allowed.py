@@ -1,0 +1,120 @@
+"""The classes, and their arguments, that a configuration may name which came with a run folder.
+
+Everything else requires ``trust=true``. None of these classes reads or writes a file of its
+arguments' choice, uses the network, or calls something that an argument names.
+"""
+
+# of this package: all arguments of their constructors
+OWN_CLASSES = frozenset(
+    f"vae_lightning.{name}"
+    for name in (
+        "data.images.ImageData",
+        "data.sources.digits.Digits",
+        "distributions.BernoulliLikelihood",
+        "distributions.ContinuousBernoulliLikelihood",
+        "distributions.DiagonalNormalPosterior",
+        "distributions.DiscretizedLogisticLikelihood",
+        "distributions.FullNormalPosterior",
+        "distributions.GaussianLikelihood",
+        "distributions.LaplaceLikelihood",
+        "distributions.MixturePrior",
+        "distributions.SquaredErrorLikelihood",
+        "distributions.StandardNormalPrior",
+        "distributions.VampPrior",
+        "distributions.flows.FlowPosterior",
+        "distributions.flows.FlowPrior",
+        "evaluation.ppca.ExactOptimum",
+        "networks.ConditionalDecoder",
+        "networks.ConditionalEncoder",
+        "networks.ConvDecoder",
+        "networks.ConvEncoder",
+        "networks.MLPDecoder",
+        "networks.MLPEncoder",
+        "objectives.Capacity",
+        "objectives.ELBO",
+        "objectives.FreeBits",
+        "objectives.GECO",
+        "objectives.IWAE",
+        "objectives.MMD",
+        "objectives.TC",
+        "objectives.annealing.Constant",
+        "objectives.annealing.Cyclical",
+        "objectives.annealing.Linear",
+        "objectives.annealing.Sigmoid",
+        "plots.gallery.Gallery",
+        "training.schedulers.Cosine",
+    )
+)
+ADAM = frozenset(("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize", "foreach", "fused"))
+# of other packages: the arguments that are listed here
+OTHER_CLASSES: dict[str, frozenset[str]] = {
+    "torch.optim.Adam": ADAM,
+    "torch.optim.AdamW": ADAM,
+    "torch.optim.NAdam": ADAM - {"amsgrad", "fused"} | {"momentum_decay"},
+    "torch.optim.RAdam": ADAM - {"amsgrad", "fused"},
+    "torch.optim.SGD": frozenset(
+        (
+            "lr",
+            "momentum",
+            "dampening",
+            "weight_decay",
+            "nesterov",
+            "maximize",
+            "foreach",
+            "fused",
+        )
+    ),
+    "torch.optim.RMSprop": frozenset(
+        ("lr", "alpha", "eps", "weight_decay", "momentum", "centered", "maximize", "foreach")
+    ),
+    "torch.optim.lr_scheduler.OneCycleLR": frozenset(
+        (
+            "max_lr",
+            "pct_start",
+            "anneal_strategy",
+            "cycle_momentum",
+            "base_momentum",
+            "max_momentum",
+            "div_factor",
+            "final_div_factor",
+            "three_phase",
+        )
+    ),
+    "torchvision.datasets.MNIST": frozenset(),
+    "torchvision.datasets.FashionMNIST": frozenset(),
+    "torchvision.datasets.KMNIST": frozenset(),
+    "lightning.pytorch.callbacks.EarlyStopping": frozenset(
+        (
+            "monitor",
+            "min_delta",
+            "patience",
+            "verbose",
+            "mode",
+            "strict",
+            "check_finite",
+            "stopping_threshold",
+            "divergence_threshold",
+            "check_on_train_epoch_end",
+            "log_rank_zero_only",
+        )
+    ),
+    "lightning.pytorch.callbacks.LearningRateMonitor": frozenset(
+        ("logging_interval", "log_momentum", "log_weight_decay")
+    ),
+    "lightning.pytorch.callbacks.StochasticWeightAveraging": frozenset(
+        ("swa_lrs", "swa_epoch_start", "annealing_epochs", "annealing_strategy")
+    ),
+    "lightning.pytorch.callbacks.Timer": frozenset(("duration", "interval", "verbose")),
+}
+
+
+def is_allowed(target: str) -> bool:
+    """Whether a stored configuration may name this class."""
+    return target in OWN_CLASSES or target in OTHER_CLASSES
+
+
+def refused_argument(target: str, names: list[str]) -> str | None:
+    """The first of these arguments that a stored configuration may not give to an allowed class."""
+    if target in OWN_CLASSES:
+        return None
+    return next((name for name in names if name not in OTHER_CLASSES[target]), None)
