@@ -26,12 +26,16 @@ TOLERANCE = 0.01  # nats: for the sum of integrals over a grid, and for the erro
 STANDARD_ERRORS = 5  # allowed distance of the sampled ELBO from the ELBO on the grid
 
 
+DEFAULT_IMAGES = 12
 OPTIONS = RUN_OPTIONS | {
     "run": Option(
         "run folder of a model with model.latent_dim=1 or 2; null: the identities",
         AnyOf((Text("a run folder"), Choice((None,)))),
     ),
-    "images": Option("number of test images, the first of the test set", Integer(1)),
+    "images": Option(
+        f"number of test images, the first of the test set; null: {DEFAULT_IMAGES}",
+        AnyOf((Integer(1), Choice((None,)))),
+    ),
     "output": Option(
         "picture of the posteriors; null: RUN/pictures/verify.png",
         AnyOf((Text("a file that ends in .png", ".png"), Choice((None,)))),
@@ -48,10 +52,11 @@ def main(cfg: DictConfig) -> bool:
 
 def check(cfg: DictConfig) -> None:
     """Raises ConfigError for mistakes that can be found without the run."""
-    if cfg.output is not None and not cfg.run:
-        raise ConfigError(
-            f"output={cfg.output}: requires run=RUN, because the identities have no picture"
-        )
+    for key in ("output", "images"):
+        if cfg[key] is not None and not cfg.run:
+            raise ConfigError(f"{key}={cfg[key]}: requires run=RUN; the identities use no images")
+    if cfg.images is None:
+        cfg.images = DEFAULT_IMAGES
 
 
 def load(cfg: DictConfig) -> "Run":

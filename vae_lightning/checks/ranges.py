@@ -139,6 +139,25 @@ class Integers(Range):
 
 
 @dataclass(frozen=True)
+class List(Range):
+    """A list of exactly ``length`` values of one range."""
+
+    length: int
+    each: Range
+
+    def contains(self, value: object) -> bool:
+        """Whether the value is such a list."""
+        if not isinstance(value, list) or len(value) != self.length:
+            return False
+        return all(map(self.each.contains, value))
+
+    @property
+    def allowed(self) -> str:
+        """The list in words."""
+        return f"a list of {self.length} values, each {self.each.allowed}"
+
+
+@dataclass(frozen=True)
 class Text(Range):
     """A text that is not empty, such as a path; ``ending`` is a suffix that it must have."""
 

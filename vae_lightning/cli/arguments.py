@@ -18,6 +18,9 @@ from vae_lightning.config.environment import environment
 # flags for which Hydra prints information instead of running the command
 INFORMATION_FLAGS = ("help", "hydra_help", "cfg", "shell_completion", "info", "experimental_rerun")
 
+# flags of Hydra that would replace the configuration of a command
+REFUSED_FLAGS = ("config_name", "config_path", "package")
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises ConfigError instead of printing a usage message."""
@@ -36,7 +39,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(add_help=False, parents=[hydra_parser], conflict_handler="resolve")
     version = f"vae_lightning {__version__}"  # Hydra's own flag prints the version of Hydra
     parser.add_argument("--version", action="version", version=version)
-    return parser.parse_intermixed_args(argv)
+    args = parser.parse_intermixed_args(argv)
+    for flag in REFUSED_FLAGS:
+        if getattr(args, flag) is not None:
+            name = flag.replace("_", "-")
+            raise ConfigError(
+                f"--{name}={getattr(args, flag)}: must not be given; --config-dir adds a folder,"
+                " and experiment=NAME chooses a file"
+            )
+    return args
 
 
 def asks_for_information(args: argparse.Namespace) -> bool:

@@ -158,4 +158,13 @@ def configuration(name: str, options: Mapping[str, Option], argv: list[str]) -> 
             example = f"{key}=outputs/2026-01-31/12-00-00"
             raise ConfigError(f"{key}: must be given, for example {example}")
         check_value(key, OmegaConf.select(cfg, key), option)
+    if cfg.get("output") is not None:
+        check_place(Path(cfg.output))
     return cfg
+
+
+def check_place(output: Path) -> None:
+    """Raises ConfigError before the work if the output cannot be written."""
+    folder = next(parent for parent in output.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ConfigError(f"output={output}: must be in a folder that can be written, not {folder}")

@@ -4,6 +4,7 @@ A mistake in an override or a file raises ConfigError. This module imports no he
 """
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import hydra
@@ -36,10 +37,30 @@ def compose(name: str, overrides: list[str]) -> DictConfig:
             raise ConfigError(f"{group}={choice}: {allowed}{nearest(choice, options)}") from error
         except COMPOSITION_ERRORS as error:
             raise ConfigError(explain(error, name)) from error
+        except ValueError as error:
+            if "Config group override" not in str(error):
+                raise
+            raise ConfigError(describe_group_error(overrides)) from error
+
+
+def describe_group_error(overrides: Iterable[str]) -> str:
+    """What is wrong with the first override that gives a group no name, such as model=null."""
+    for override in overrides:
+        group, _, choice = override.partition("=")
+        if not group:
+            return f"{override}: must be key=value"
+        if choices(group) and choice not in choices(group):
+            return f"{override}: must be one of {', '.join(choices(group))}"
+    return "a group must be given the name of one of its files"
 
 
 def search_path(config_dir: str | None) -> list[str]:
-    """Returns the override that adds a user's --config-dir to the search path of Hydra."""
+    """Returns the override that adds a user's --config-dir to the search path of Hydra.
+
+    Raises ConfigError if there is no such folder.
+    """
+    if config_dir is not None and not Path(config_dir).is_dir():
+        raise ConfigError(f"--config-dir={config_dir}: must be a folder")
     return [f"hydra.searchpath=['file://{Path(config_dir).resolve()}']"] if config_dir else []
 
 

@@ -18,6 +18,7 @@ from vae_lightning.checks.ranges import (
     Boolean,
     Choice,
     Integer,
+    List,
     Number,
     Option,
     Text,
@@ -48,7 +49,12 @@ SECTIONS = (
 GENERAL_OPTIONS: dict[str, Option] = {
     "model.conditional": Option("whether encoder and decoder condition on the label", Boolean()),
     "optimizer.lr": Option("learning rate", Number(above=0)),
+    "optimizer.betas": Option("decay of the moments of Adam", List(2, Number(least=0, below=1))),
+    "optimizer.eps": Option("added to the denominator of Adam", Number(least=0)),
     "optimizer.weight_decay": Option("weight decay", Number(least=0)),
+    "data.name": Option("name of the data set in results", Text("a name")),
+    "data.image_shape": Option("channels, height, width", List(3, Integer(1))),
+    "data.classes": Option("number of labels", Integer(1)),
     "data.root": Option("folder of the image files", Text("a folder")),
     "data.fallback": Option(
         "data set that is used if no files can be found or downloaded", Choice(("digits", None))
@@ -73,6 +79,9 @@ GENERAL_OPTIONS: dict[str, Option] = {
     "trainer.threads": Option(
         "CPU threads; auto: as many as there are free cores", AnyOf((Choice(("auto",)), Integer(1)))
     ),
+    "accelerator.accelerator": Option(
+        "kind of device", Choice(("auto", "cpu", "gpu", "cuda", "mps"))
+    ),
     "accelerator.num_nodes": Option("machines of accelerator=multi_node", Integer(1)),
     "seed": Option(
         "seed of all random numbers; null draws one and records it",
@@ -80,6 +89,9 @@ GENERAL_OPTIONS: dict[str, Option] = {
     ),
     "trust": Option("whether a stored configuration may name classes of other packages", Boolean()),
 }
+REQUIRED_SECTIONS = [section for section in SECTIONS if section != "experiment"]
+# sections of which no option may be removed; an optional argument of a class may be
+COMPLETE_SECTIONS = ("", "data", "trainer", "accelerator")
 DATA_CLASS = "vae_lightning.data.images.ImageData"  # its arguments are the keys of cfg.data
 
 Lookup = Callable[[str], Mapping[str, Option]]
@@ -87,6 +99,7 @@ Lookup = Callable[[str], Mapping[str, Option]]
 
 def check(cfg: DictConfig) -> None:
     """Raises ConfigError for the first key or value that is wrong."""
+    check_complete(cfg)
     check_keys(cfg)
     check_values(cfg)
 
@@ -107,8 +120,17 @@ def check_keys(cfg: DictConfig) -> None:
         )
 
 
+def check_complete(cfg: DictConfig) -> None:
+    """Raises ConfigError for an option that was removed and that every run needs."""
+    for key in (*REQUIRED_SECTIONS, *GENERAL_OPTIONS):
+        section, _, name = key.rpartition(".")
+        if section in COMPLETE_SECTIONS and name not in (cfg[section] if section else cfg):
+            raise ConfigError(f"{key}: must be given; only parts of callbacks may be removed")
+
+
 def check_values(cfg: DictConfig) -> None:
     """Raises ConfigError, with key, value and what is allowed, for the first wrong value."""
+    check_complete(cfg)
     OmegaConf.to_container(without_hydra(cfg), resolve=True, throw_on_missing=True)
     for key, option in GENERAL_OPTIONS.items():
         section, _, name = key.rpartition(".")

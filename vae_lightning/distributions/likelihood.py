@@ -156,6 +156,14 @@ class LocationScaleLikelihood(Likelihood):
         at_least = "" if isinstance(scale_module, FixedScale) else f", at least {SCALE_FLOOR}"
         self.description = f"{self.name}, {self.key} {scale}{at_least}".replace("_", " ")
 
+    def start_from(self, images: UInt8[Tensor, "N C H W"], binarized: bool) -> None:
+        """Raises ConfigError if a density of gray pixels is to explain binarized ones."""
+        if binarized and not self.discrete:
+            raise ConfigError(
+                f"likelihood={self.name}: requires data.binarization=none: pixels of 0 and 1"
+                " have probabilities instead of densities; use likelihood=bernoulli"
+            )
+
     def forward(
         self, z: Float[Tensor, "K B L"], condition: Condition = UNCONDITIONAL
     ) -> LocationScale | RecordsResiduals:

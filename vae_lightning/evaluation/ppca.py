@@ -11,12 +11,13 @@ All computations use float64. Shapes: N images, D pixels, L latent dimensions.
 from typing import NamedTuple
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.data.images import image_data
 from vae_lightning.distributions import kl_to_standard_normal
+from vae_lightning.training.callbacks.checked import CheckedCallback
 from vae_lightning.training.module import VAE
 
 SQUARED_ERROR_VARIANCE = 0.5  # sigma^2 for which the default loss is -ELBO + constant
@@ -123,7 +124,7 @@ def parameters_of(module: VAE) -> LinearVAE:
     return LinearVAE(*(weight.detach().double() for weight in weights))
 
 
-class ExactOptimum(Callback):
+class ExactOptimum(CheckedCallback):
     """Logs the exact optimum and the closed-form terms of the trained model after the test.
 
     ``ppca/train_loss``, ``ppca/test_recon`` etc. are the terms of the optimum, which is computed
@@ -131,10 +132,9 @@ class ExactOptimum(Callback):
     sampling noise. ``closed_form/train_loss`` is never below ``ppca/train_loss``.
     """
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Raises ConfigError before training if the module is not the linear VAE."""
-        assert isinstance(pl_module, VAE)
-        parameters_of(pl_module)
+    def check(self, module: VAE) -> None:
+        """Raises ConfigError if the model is not the linear VAE."""
+        parameters_of(module)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs loss, recon, KL and active units of the optimum and of the trained model."""

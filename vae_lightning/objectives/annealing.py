@@ -9,7 +9,13 @@ Steps = Annotated[int, Option("optimizer steps until the factor is 1", Integer(1
 
 
 class Annealing:
-    """Base class of annealing schedules."""
+    """Base class of annealing schedules.
+
+    Attributes:
+        duration: optimizer steps until the factor stays 1.
+    """
+
+    duration = 0
 
     def __call__(self, step: int) -> float:
         """Returns the factor at this optimizer step, 0 <= factor <= 1."""
@@ -28,7 +34,7 @@ class Linear(Annealing):
     """The factor is min(1, step / steps). Bowman et al. 2016, https://arxiv.org/abs/1511.06349."""
 
     def __init__(self, steps: Steps) -> None:
-        self.steps = steps
+        self.steps = self.duration = steps
 
     def __call__(self, step: int) -> float:
         """Returns the factor, which is 0 at step 0 and 1 from step ``steps`` on."""
@@ -43,7 +49,7 @@ class Sigmoid(Annealing):
     """
 
     def __init__(self, steps: Steps) -> None:
-        self.steps = steps
+        self.steps = self.duration = steps
 
     def __call__(self, step: int) -> float:
         """Returns the factor, which is 1/2 at step ``steps`` / 2."""
@@ -63,6 +69,7 @@ class Cyclical(Annealing):
         cycles: Annotated[int, Option("number of cycles", Integer(1))],
     ) -> None:
         self.steps, self.cycles = steps, cycles
+        self.duration = steps * cycles
 
     def __call__(self, step: int) -> float:
         """Returns min(1, 2 * fraction of the current cycle); 1 after the last cycle."""

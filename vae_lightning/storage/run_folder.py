@@ -40,7 +40,10 @@ def new_folder(folder: Path, exclusive: bool, key: str = "hydra.run.dir") -> Ite
     Raises ConfigError if the folder is not empty and ``exclusive`` is false.
     """
     created = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-    path = create_unique_folder(folder) if exclusive else create_empty_folder(folder, key)
+    try:
+        path = create_unique_folder(folder) if exclusive else create_empty_folder(folder, key)
+    except OSError as error:
+        raise ConfigError(f"{key}={folder}: must be a folder that can be made ({error})") from error
     if path.name != folder.name:
         created = [path]
     try:

@@ -68,7 +68,8 @@ def check(overrides: Sequence[str], paths: Sequence[str]) -> DictConfig:
         if "basic_sweeper" not in cfg.hydra.sweeper._target_:
             return cfg
         options.check(cfg)
-    assert cfg is not None  # without a choice, there is one combination
+    if cfg is None:
+        raise ConfigError(f"{' '.join(overrides)}: must give at least one job")
     return cfg
 
 

@@ -11,13 +11,14 @@ import torch
 from lightning.pytorch import Trainer
 from omegaconf import DictConfig
 
-from vae_lightning.checks.errors import NotFinite, counted
+from vae_lightning.checks.errors import ConfigError, NotFinite, counted
 from vae_lightning.config.environment import RESUMES_VARIABLE, RUN_VARIABLE, environment
 from vae_lightning.data.images import ImageData
 from vae_lightning.storage import files, run_folder
 from vae_lightning.storage.lock import claim
 from vae_lightning.training import summary, tensorboard, threads
 from vae_lightning.training.assembly import build_data, build_module, check_user_classes
+from vae_lightning.training.callbacks.checked import CheckedCallback
 from vae_lightning.training.callbacks.interrupt import Interrupt
 from vae_lightning.training.callbacks.progress import Progress
 from vae_lightning.training.callbacks.recorder import Recorder
@@ -88,6 +89,8 @@ def run_experiment(
     data = build_data(cfg)
     module = build_module(cfg)
     module.start_from(data)
+    if not resumes:
+        check_annealing(module, cfg.trainer.max_epochs * data.steps)
     with folder as run:
         check_space(run, module)
         parts = make_parts(cfg, data, module, run, stop, resumes)
@@ -112,6 +115,17 @@ def run_experiment(
         return conclude(cfg, parts, test)
 
 
+def check_annealing(module: VAE, steps: int) -> None:
+    """Raises ConfigError if the annealing would still go on at the end of the training."""
+    annealing = getattr(module.objective, "annealing", None)
+    if annealing is not None and annealing.duration > steps:
+        name = type(annealing).__name__.lower()
+        raise ConfigError(
+            f"annealing={name}: must end within the {steps} steps of the training, takes"
+            f" {annealing.duration}; set annealing.steps or trainer.max_epochs"
+        )
+
+
 def make_parts(
     cfg: DictConfig, data: ImageData, module: VAE, run: Path, stop: StopSignals, resumes: bool
 ) -> Parts:
@@ -121,6 +135,9 @@ def make_parts(
     callbacks = [Progress(), recorder, Interrupt(stop, recorder)]
     logger = tensorboard.ScalarLogger(run, saved.steps if resumes else None)
     trainer = build_trainer(cfg, callbacks, logger, saved.epochs)
+    for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue] - Lightning sets it without declaring it
+        if isinstance(callback, CheckedCallback):
+            callback.check(module)
     return Parts(trainer, module, data, recorder, run, saved)
 
 
