@@ -7,11 +7,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from browser import DEEP, Browser
 from helpers import Command
+from vae_lightning.plots.gallery import Gallery
 
 pytestmark = pytest.mark.slow
 
@@ -102,3 +104,29 @@ def test_the_projector_shows_the_test_images(address: str, browser: Browser) -> 
     browser.open(address + "#projector")
     page = browser.wait_for("posterior_means", "130", "Total variance described: 1")
     assert "NaN" not in page
+
+
+@pytest.mark.parametrize(
+    ("every", "epochs", "size", "shown"),
+    [
+        (1, 4, 1_000_000, [1, 2, 3, 4]),
+        (1, 300, 400_000, [1, *range(6, 301, 6)]),
+        (4, 300, 400_000, [4, *range(8, 301, 8), 300]),
+        (1, 50, 7_000_000, [1, 18, 36, 50]),
+    ],
+)
+def test_a_long_run_shows_as_many_pictures_as_fit(
+    every: int, epochs: int, size: int, shown: list[int]
+) -> None:
+    gallery, found = Gallery(every, 100, 0.1), []
+    for epoch in range(1, epochs + 1):
+        if epoch % every and epoch != epochs:
+            continue
+        trainer = SimpleNamespace(current_epoch=epoch - 1, max_epochs=epochs)
+        if gallery.is_shown(trainer, size):
+            found.append(epoch)
+        resumed = Gallery(every, 100, 0.1)
+        resumed.load_state_dict(gallery.state_dict())
+        gallery = resumed
+    assert found == list(dict.fromkeys(shown))
+    assert len(found) * size < 30_000_000

@@ -3,6 +3,7 @@
 Trains with the stored configuration in a new folder and says whether every number is the same.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -10,11 +11,11 @@ from omegaconf import DictConfig
 
 from vae_lightning.checks.errors import ConfigError, counted, escaped
 from vae_lightning.checks.ranges import Option, Text
-from vae_lightning.cli.command import OUTPUT_FOLDER, RUN_OPTIONS, command
-from vae_lightning.config.environment import forget_ranks, is_started_process
+from vae_lightning.cli.command import OUTPUT_FOLDER, RUN_OPTIONS, command, exit_codes
+from vae_lightning.cli.worker import join
+from vae_lightning.config.environment import RUN_VARIABLE, forget_ranks, is_started_process
 from vae_lightning.runs.stored import read_stored
 from vae_lightning.storage.run_folder import new_folder
-from vae_lightning.train import main as join_training
 from vae_lightning.training.signals import StopSignals
 
 OPTIONS = {
@@ -28,7 +29,8 @@ OPTIONS = {
 def main() -> None:
     """Runs the command, or a process that Lightning starts for the repetition."""
     if is_started_process():
-        join_training()
+        with exit_codes():
+            join(Path(os.environ[RUN_VARIABLE]))
     else:
         replay()
 
@@ -36,8 +38,8 @@ def main() -> None:
 @command("replay", OPTIONS)
 def replay(cfg: DictConfig) -> bool:
     """Repeats the run, prints what differs, and returns whether nothing does."""
+    stored = read_stored(Path(cfg.run), "run")
     run = Path(cfg.run).resolve()
-    stored = read_stored(run, "run")
     if stored.state != "finished":
         raise ConfigError(f"run={cfg.run}: must be finished, is {stored.state}")
     stored.cfg.trust = cfg.trust

@@ -17,10 +17,10 @@ from vae_lightning.checks.errors import ConfigError, Interrupted, counted
 from vae_lightning.cli import arguments
 from vae_lightning.cli.command import exit_codes
 from vae_lightning.cli.help import describe_groups, describe_options, help_page
+from vae_lightning.cli.worker import join
 from vae_lightning.config import options
 from vae_lightning.config.compose import compose, default_choices, search_path
 from vae_lightning.config.environment import (
-    RESUMES_VARIABLE,
     RUN_VARIABLE,
     forget_ranks,
     is_requeued,
@@ -30,7 +30,7 @@ from vae_lightning.config.environment import (
 from vae_lightning.runs.stored import CONFIG, read_stored
 from vae_lightning.storage import run_folder
 from vae_lightning.sweeps.driver import run_sweep
-from vae_lightning.training.signals import StopSignals, ignore_stop_signals
+from vae_lightning.training.signals import StopSignals
 
 # what --help lists
 MOST_USED_OPTIONS = (
@@ -193,22 +193,6 @@ def run(
         raise
     if result is not None:
         print(result.table)
-
-
-def join(folder: Path) -> None:
-    """Trains as rank 1 or above of a run that rank 0 started; only rank 0 prints results."""
-    from vae_lightning.compile import accelerate
-    from vae_lightning.training.experiment import run_experiment
-
-    cfg = read_stored(folder, RUN_VARIABLE).cfg
-    cfg.trust = True  # rank 0 has checked the same configuration
-    ignore_stop_signals()
-    resumes = bool(os.environ.get(RESUMES_VARIABLE))
-    try:
-        run_experiment(cfg, nullcontext(folder), accelerate, StopSignals(), resumes=resumes)
-    except Interrupted:
-        # rank 0 reports the interruption; another code makes Lightning kill rank 0 before that
-        sys.exit(0)
 
 
 if __name__ == "__main__":

@@ -63,6 +63,12 @@ def of(values: Tensor) -> Part:
     return Part(len(values), hashlib.sha256(content.contiguous().cpu().numpy().data).hexdigest())
 
 
+def of_files(*values: Tensor) -> dict[str, Part]:
+    """The parts of training images, their labels, test images, and their labels."""
+    files = (TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS)
+    return {file: of(each) for file, each in zip(files, values, strict=True)}
+
+
 def is_byte(values: Tensor) -> bool:
     """Whether all values are integers that fit into a byte, as they are in an IDX file."""
     if values.dtype == torch.uint8:

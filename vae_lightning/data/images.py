@@ -4,6 +4,7 @@ Batches are made by indexing, without worker processes and without a Python call
 Shapes: N images, B images of a batch, C H W of an image.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -74,12 +75,7 @@ class ImageData(LightningDataModule):
         self.group_size = 1
         train, labels = self.read(dataset, root, image_shape, train=True)
         test, test_labels = self.read(dataset, root, image_shape, train=False)
-        self.parts = {
-            fingerprint.TRAIN_IMAGES: fingerprint.of(train),
-            fingerprint.TRAIN_LABELS: fingerprint.of(labels),
-            fingerprint.TEST_IMAGES: fingerprint.of(test),
-            fingerprint.TEST_LABELS: fingerprint.of(test_labels),
-        }
+        self.parts = fingerprint.of_files(train, labels, test, test_labels)
         if not 0 <= val_size < len(train):
             raise ConfigError(f"data.val_size={val_size}: must be 0 to {len(train) - 1} for {name}")
         if not 1 <= batch_size <= len(train) - val_size:
@@ -107,11 +103,17 @@ class ImageData(LightningDataModule):
         """Images (N, C, H, W), uint8, and labels (N,) of the official training or test set."""
         try:
             part = dataset(root=Path(root), train=train)
-            images = part.data.reshape(-1, *image_shape)
         except (AssertionError, RuntimeError, ConfigError, EOFError) as error:
             raise ConfigError(
                 f"data.root={root}: must hold image files; they are missing or damaged ({error})"
             ) from error
+        found = part.data.shape
+        if found[1:].numel() != math.prod(image_shape):
+            raise ConfigError(
+                f"data.image_shape={list(image_shape)}: must have as many pixels as the images,"
+                f" which are {' x '.join(map(str, found[1:]))}"
+            )
+        images = part.data.reshape(-1, *image_shape)
         if len(images) != len(part.targets):
             raise ConfigError(
                 f"data.root={root}: must hold one label per image, but has {len(images)} images and"

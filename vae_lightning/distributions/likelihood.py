@@ -89,6 +89,15 @@ class Likelihood(Component):
         return outputs.view(*z.shape[:2], *outputs.shape[1:])  # three times as fast as unflatten
 
 
+def require_gray(name: str, images: UInt8[Tensor, "N C H W"], binarized: bool) -> None:
+    """Raises ConfigError for binary images, which have probabilities instead of densities."""
+    if binarized or is_binary(images):
+        raise ConfigError(
+            f"likelihood={name}: requires gray pixels, but all pixels are 0 or 1;"
+            " use likelihood=bernoulli or data.binarization=none"
+        )
+
+
 def mean_activation_of(name: str) -> Callable[[Tensor], Tensor]:
     """Returns the function of this name; raises ConfigError if it is not in MEAN_ACTIVATIONS."""
     if name not in MEAN_ACTIVATIONS:
@@ -140,8 +149,7 @@ class LocationScaleLikelihood(Likelihood):
     name: ClassVar[str]
     key: ClassVar[str] = "scale"
     kinds: ClassVar[tuple[str, ...]] = ("learned", "optimal", "per_pixel")
-    # The optimal scale is E[|residual|^exponent]^(1/exponent).
-    exponent: ClassVar[int] = 1
+    exponent: ClassVar[int] = 1  # the optimal scale is E[|residual|^exponent]^(1 / exponent)
 
     def __init__(
         self,
@@ -157,12 +165,9 @@ class LocationScaleLikelihood(Likelihood):
         self.description = f"{self.name}, {self.key} {scale}{at_least}".replace("_", " ")
 
     def start_from(self, images: UInt8[Tensor, "N C H W"], binarized: bool) -> None:
-        """Raises ConfigError if a density of gray pixels is to explain binarized ones."""
-        if binarized and not self.discrete:
-            raise ConfigError(
-                f"likelihood={self.name}: requires data.binarization=none: pixels of 0 and 1"
-                " have probabilities instead of densities; use likelihood=bernoulli"
-            )
+        """Raises ConfigError for binary images, if this is a density."""
+        if not self.discrete:
+            require_gray(self.name, images, binarized)
 
     def forward(
         self, z: Float[Tensor, "K B L"], condition: Condition = UNCONDITIONAL
@@ -201,12 +206,8 @@ class LaplaceLikelihood(LocationScaleLikelihood):
 class DiscretizedLogisticLikelihood(LocationScaleLikelihood):
     """P(x|z) of 8-bit pixels, see pixels.DiscretizedLogistic; bits/dim = recon / (D log 2)."""
 
-    family, name, kinds, discrete = (
-        DiscretizedLogistic,
-        "discretized logistic",
-        ("learned", "per_pixel"),
-        True,
-    )
+    family, name, discrete = DiscretizedLogistic, "discretized logistic", True
+    kinds = ("learned", "per_pixel")
 
     def __init__(
         self,
@@ -285,17 +286,12 @@ class ContinuousBernoulliLikelihood(Likelihood):
 
     def __init__(self, network: Callable[[int], nn.Module], clip: Clip) -> None:
         super().__init__(network)
-        assert 0 < clip < 0.5
         self.bound = math.log((1 - clip) / clip)
         self.description = f"continuous bernoulli, lambda in ({clip:g}, {1 - clip:g})"
 
     def start_from(self, images: UInt8[Tensor, "N C H W"], binarized: bool) -> None:
-        """Raises ConfigError for binary images, which have probabilities instead of densities."""
-        if binarized or is_binary(images):
-            raise ConfigError(
-                "likelihood=continuous_bernoulli: requires gray pixels, but all pixels are 0 or 1;"
-                " use likelihood=bernoulli or data.binarization=none"
-            )
+        """Raises ConfigError for binary images."""
+        require_gray("continuous_bernoulli", images, binarized)
 
     def forward(
         self, z: Float[Tensor, "K B L"], condition: Condition = UNCONDITIONAL

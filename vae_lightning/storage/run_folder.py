@@ -173,7 +173,8 @@ def recorded(run: Path) -> Iterator[None]:
         logger.info("interrupted")
         raise Interrupted(getattr(error, "number", signal.SIGINT), run) from error
     except OSError as error:
-        error.filename = error.filename or str(run)
+        if error.errno is not None:
+            error.filename = error.filename or str(run)
         with suppress(OSError):  # of the same full disk
             write_status(run, "failed", f"{type(error).__name__}: {error}")
         raise

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 OWN_PACKAGES = ("vae_lightning", "torch", "torchvision", "lightning")
 # keys of cfg.data that say where the images come from, not what they are
 SOURCE_KEYS = ("fallback", "instead_of", "mirrors", "classes", "sha256")
+MANY_STEPS = 10**9  # how many there are is not known before the data
 # component -> the argument of VAE; the order decides which initial weights each component draws
 ARGUMENTS = {
     "prior": "prior",
@@ -178,7 +179,7 @@ def try_optimizer(module: VAE) -> None:
     try:
         made = module.make_optimizer(module.parameters())
         if module.make_scheduler:
-            module.make_scheduler(made, total_steps=1)
+            module.make_scheduler(made, total_steps=MANY_STEPS)
     except (TypeError, ValueError) as error:
         if not is_within(class_of(module.make_optimizer).__module__, ("torch.optim",)):
             raise

@@ -90,7 +90,7 @@ def run_experiment(
     module = build_module(cfg)
     module.start_from(data)
     if not resumes:
-        check_annealing(module, cfg.trainer.max_epochs * data.steps)
+        check_schedules(module, cfg.trainer.max_epochs * data.steps)
     with folder as run:
         check_space(run, module)
         parts = make_parts(cfg, data, module, run, stop, resumes)
@@ -103,20 +103,28 @@ def run_experiment(
         if overrides is not None:
             run_folder.write_overrides(run, cfg, overrides)
         use_threads(cfg, start)
-        run_folder.write_config(run, cfg)
-        write_provenance(run)
-        log.info("data: %s", summary.describe_data(cfg, data))
-        log.info("KL: %s", summary.describe_kl(module, data))
-        if resumes:
-            files.remove_temporary(run)
-            tensorboard.remove_end(run)
-            log.info("%s", describe_progress(parts.saved, cfg.trainer.max_epochs))
+        begin(cfg, parts, resumes)
         test = train_and_test(cfg, parts, accelerate, stop)
         return conclude(cfg, parts, test)
 
 
-def check_annealing(module: VAE, steps: int) -> None:
-    """Raises ConfigError if the annealing would still go on at the end of the training."""
+def begin(cfg: DictConfig, parts: Parts, resumes: bool) -> None:
+    """Writes what the run depends on, and says what it trains on."""
+    run = parts.run
+    run_folder.write_config(run, cfg)
+    write_provenance(run)
+    log.info("data: %s", summary.describe_data(cfg, parts.data))
+    log.info("KL: %s", summary.describe_kl(parts.module, parts.data))
+    if resumes:
+        files.remove_temporary(run)
+        tensorboard.remove_end(run)
+        log.info("%s", describe_progress(parts.saved, cfg.trainer.max_epochs))
+
+
+def check_schedules(module: VAE, steps: int) -> None:
+    """Raises ConfigError if annealing or warm-up would still go on at the end of the training."""
+    if module.make_scheduler is not None:
+        module.make_scheduler(module.make_optimizer(module.parameters()), total_steps=steps)
     annealing = getattr(module.objective, "annealing", None)
     if annealing is not None and annealing.duration > steps:
         name = type(annealing).__name__.lower()

@@ -6,6 +6,7 @@ from typing import Annotated
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from vae_lightning.checks.errors import ConfigError
 from vae_lightning.checks.ranges import Integer, Number, Option
 
 
@@ -17,6 +18,8 @@ class Cosine(LambdaLR):
     ``total_steps``. Loshchilov & Hutter 2017, without restarts, https://arxiv.org/abs/1608.03983.
     A run that is resumed with more epochs continues on the longer curve: the learning rate is a
     function of the step and of ``total_steps``, not of saved state.
+
+    Raises ConfigError if the warm-up is longer than the training.
     """
 
     def __init__(
@@ -28,6 +31,12 @@ class Cosine(LambdaLR):
             float, Option("final learning rate / optimizer.lr", Number(least=0, most=1))
         ] = 0.0,
     ) -> None:
+        if warmup_steps > total_steps:
+            raise ConfigError(
+                f"scheduler.warmup_steps={warmup_steps}: must be at most {total_steps},"
+                " the steps of the training"
+            )
+
         def factor(step: int) -> float:
             if step < warmup_steps:
                 return (step + 1) / (warmup_steps + 1)

@@ -87,7 +87,10 @@ class StopSignals:
         self.check()
 
 
-def ignore_stop_signals() -> None:
+class IgnoredSignals(StopSignals):
     """Ignores the signals: the first process of a run decides for all of them when to stop."""
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+
+    def install(self) -> None:
+        """Ignores the signals, also those that Lightning has begun to handle."""
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)

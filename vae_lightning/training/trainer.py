@@ -5,6 +5,7 @@ import logging
 import os
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
@@ -19,6 +20,7 @@ from vae_lightning.checks.errors import ConfigError
 from vae_lightning.config.instantiate import instantiate
 from vae_lightning.training.assembly import plain
 from vae_lightning.training.checkpoint import DirectCheckpoints
+from vae_lightning.training.processes import LocalDDP
 
 OWN_TRAINER_KEYS = ("steps_per_execution", "compile", "threads")  # of cfg.trainer, not Lightning's
 
@@ -53,8 +55,11 @@ def build_trainer(
     Raises ConfigError for an argument that the Trainer does not support and for a device that the
     machine does not have.
     """
-    own = {"logger": logger, "default_root_dir": logger.save_dir}
+    own: dict[str, object] = {"logger": logger, "default_root_dir": logger.save_dir}
     own["max_epochs"] = max(cfg.trainer.max_epochs, done)
+    if cfg.accelerator.strategy == "ddp" and cfg.accelerator.num_nodes == 1:
+        assert logger.save_dir is not None
+        own["strategy"] = LocalDDP(Path(logger.save_dir))
     return make_trainer(cfg, trainer_arguments(cfg, callbacks) | own)
 
 

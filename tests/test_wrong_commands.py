@@ -1,0 +1,177 @@
+"""Commands that a user may type by mistake: one line with the key, exit code 2, nothing written.
+
+``wrong_commands.txt`` and the wrong values of every option are composed in process. The commands of
+``AS_PROCESSES`` fail later, for example when the data are known, and run as processes.
+"""
+
+import importlib
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.fork_server import ForkServer
+from helpers import Command
+from vae_lightning.__main__ import COMMANDS
+from vae_lightning.checks.errors import ConfigError
+from vae_lightning.checks.ranges import Option
+from vae_lightning.cli import arguments
+from vae_lightning.cli.command import configuration
+from vae_lightning.config import options
+from vae_lightning.config.compose import compose, search_path
+
+TABLE = (Path(__file__).parent / "wrong_commands.txt").read_text().splitlines()
+WRONG_VALUES = ("-1.5", "abc_", "null", "[1,x]", "nan", "{a:1}", "[]", "1e400", "-3", "true")
+AS_PROCESSES = {
+    "replay run=.": "run=",
+    "verify images=5": "images=5: requires run=RUN",
+    "train likelihood=gaussian data.binarization=dynamic": "likelihood=gaussian: requires gray",
+    "train likelihood=laplace data.binarization=threshold": "likelihood=laplace: requires gray",
+    "train likelihood=continuous_bernoulli data.binarization=fixed": "requires gray pixels",
+    "train annealing=linear": "annealing=linear: must end within",
+    "train annealing=cyclical annealing.steps=99999": "annealing=cyclical: must end within",
+    "train scheduler=cosine scheduler.warmup_steps=99999": "scheduler.warmup_steps=99999",
+    "train experiment=ppca model=mlp": "callbacks=ppca: requires model=linear",
+    "train hydra.run.dir=file/below": "hydra.run.dir=file/below: must be a folder",
+    "train hydra.run.dir=file": "hydra.run.dir=file: must be a new or empty folder",
+    "train resume=": "resume=.: must be a run folder",
+    "train hydra.run.dir=": "hydra.run.dir=.: must be a new or empty folder",
+    "verify output=x.png": "output=x.png: requires run=RUN",
+    "train hydra.run.dir=.": "hydra.run.dir=.: must be a new or empty folder",
+    "evaluate run=file/below": "run=file/below: must be a run folder",
+    "evaluate run=none": "run=none: must be a run folder",
+    "evaluate run=file": "run=file: must be a run folder",
+    "pictures run=none": "run=none: must be a run folder",
+    "explore run=none": "run=none: must be a run folder",
+    "export run=none": "run=none: must be a run folder",
+    "export run=none output=file/below": "output=file/below: must be in a folder",
+    "pictures run=none output=file/below": "output=file/below: must be in a folder",
+    "explore run=none output=file/below.html": "output=file/below.html: must be in a folder",
+    "verify run=none": "run=none: must be a run folder",
+    "report sweep=none": "sweep=none: must be a sweep folder",
+    "replay run=none": "run=none: must be a run folder",
+    "train resume=none": "resume=none: must be a run folder",
+    "train +resume=none": "resume=none: must be a run folder",
+    "train resume=file": "resume=file: must be a run folder",
+    "train data.image_shape=[1,2,3]": "data.image_shape=[1, 2, 3]: must have as many pixels",
+    "train +trainer.foo=1": "foo",
+    "train ++trainer.foo=1": "foo",
+    "train data.batch_size=100000": "data.batch_size=100000: must be 1 to",
+    "train data.val_size=60000": "data.val_size=60000: must be 0 to",
+    "train data.sha256=abc": "data.sha256=abc",
+    "train +callbacks.foo._target_=nowhere.Class": "_target_=nowhere.Class: no such class",
+    "train optimizer._target_=torch.optim.Nothing": "_target_=torch.optim.Nothing: no such class",
+    "train optimizer._target_=os.system": "_target_=os.system: must be a class derived from",
+    "train likelihood=bernoulli": "likelihood=bernoulli: requires",
+    "train objective=free_bits prior=mixture": "objective=free_bits: requires",
+    "train -m model.latent_dim=2,x": "model.latent_dim=x: must be",
+    "train -m seed=range(0)": "seed=range(0): must give at least one job",
+    "train -m resume=a,b": "resume: must not be given with -m",
+}
+
+
+def refuse(line: str) -> None:
+    """Composes and checks a command without running it."""
+    name, *words = line.split()
+    if name != "train":
+        configuration(name, options_of(name), words)
+        return
+    args = arguments.parse(words)
+    if args.multirun or args.cfg is not None:
+        importlib.import_module("vae_lightning.sweeps.driver").check(args.overrides, [])
+    options.check(compose("config", [*search_path(args.config_dir), *args.overrides]))
+
+
+def options_of(name: str) -> Mapping[str, Option]:
+    return importlib.import_module(f"vae_lightning.{name}").OPTIONS
+
+
+def subject(line: str) -> str:
+    """What the message about a wrong command must name: its last key, word or flag."""
+    last = line.split()[-1]
+    if last in COMMANDS:
+        return "sweep" if last == "report" else "run"
+    return last.partition("=")[0].lstrip("-+~").rpartition(".")[2] or last
+
+
+@pytest.mark.parametrize("line", TABLE)
+def test_a_wrong_command_is_refused_in_one_line_that_names_the_mistake(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError) as refused:
+        refuse(line)
+    message = str(refused.value)
+    assert len(message.splitlines()) == 1
+    assert subject(line) in message, message
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def wrong_values() -> Iterator[str]:
+    """A command for each option of each command and each value outside of its range."""
+    described = {"train": options.described_options(compose("config", []))}
+    described |= {name: dict(options_of(name)) for name in COMMANDS if name != "train"}
+    for name, keys in described.items():
+        for key, option in keys.items():
+            for value in WRONG_VALUES:
+                if not option.range.contains(yaml.safe_load(value)):
+                    needed = [] if key == "run" or "run" not in keys else ["run=r"]
+                    yield " ".join([name, *needed, f"{key}={value}"])
+
+
+@pytest.mark.slow
+def test_every_option_refuses_values_outside_of_its_range() -> None:
+    lines = list(wrong_values())
+    assert len(lines) + len(TABLE) + len(AS_PROCESSES) > 700
+    accepted = []
+    for line in lines:
+        try:
+            refuse(line)
+        except ConfigError as error:
+            if subject(line) in str(error):
+                continue
+        accepted.append(line)
+    assert accepted == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("line", "message"), AS_PROCESSES.items())
+def test_a_wrong_command_ends_with_code_2_and_writes_nothing(
+    train: Command,
+    server: ForkServer,
+    tiny_root: Path,
+    tmp_path: Path,
+    line: str,
+    message: str,
+) -> None:
+    (tmp_path / "file").write_text("")
+    name, *words = line.split()
+    if name == "train":
+        sizes = [] if "data.val_size=" in line else ["data.val_size=50"]
+        done = train(*sizes, *words, cwd=tmp_path, data=tiny_root)
+    else:
+        done = server.run(name, *words, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    (error,) = done.stderr.splitlines()
+    assert error.startswith("error: ")
+    assert message in error
+    assert os.listdir(tmp_path) == ["file"]
+
+
+WORDS = st.lists(
+    st.text("abmodel.laten_di=[]{},:'\"$()~+-|/\\\n 0123\u00e9\x00", max_size=30), max_size=3
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(WORDS)
+def test_no_text_of_the_command_line_ends_in_a_traceback(words: list[str]) -> None:
+    overrides = [f"model.latent_dim={word}" for word in words[:1]] + words[1:]
+    with suppress(ConfigError):  # anything else fails the test
+        options.check(compose("config", [word for word in overrides if not word.startswith("-")]))

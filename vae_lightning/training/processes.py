@@ -1,0 +1,45 @@
+"""Data-parallel training by processes on one machine, which other machines cannot reach."""
+
+import os
+import socket
+from pathlib import Path
+
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+
+
+class LocalDDP(DDPStrategy):
+    """DDP whose processes meet in a file and talk over the loopback interface.
+
+    By default, PyTorch lets its first process listen on all interfaces of the machine.
+
+    Args:
+        folder: the run folder, which all processes see.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def setup_distributed(self) -> None:
+        """Connects the processes; Lightning then finds them connected, also for the test."""
+        if torch.distributed.is_initialized():
+            super().setup_distributed()
+            return
+        self.set_world_ranks()
+        assert self.cluster_environment is not None
+        interface = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
+        # Lightning draws the port for each run, and gives it to the processes that it starts
+        meeting = self.folder / f".processes-{self.cluster_environment.main_port}"
+        torch.distributed.init_process_group(
+            self._get_process_group_backend(),
+            init_method=meeting.resolve().as_uri(),
+            rank=self.global_rank,
+            world_size=self.world_size,
+            timeout=self._timeout,
+        )
+        super().setup_distributed()
+        torch.distributed.barrier()
+        meeting.unlink(missing_ok=True)  # everyone has met
