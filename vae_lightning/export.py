@@ -3,7 +3,6 @@
 Compares each exported file with the model and writes a model card.
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,9 +46,9 @@ def read_record(folder: Path, name: str) -> dict[str, object]:
     """Returns a JSON file of a run, empty if it is missing; raises ConfigError if it is damaged."""
     try:
         return read_json(folder / f"{name}.json")
-    except json.JSONDecodeError as error:
+    except ConfigError as error:
         advice = "remove it, the export does not need it"
-        raise ConfigError(f"run={folder}: {name}.json is damaged ({error}); {advice}") from error
+        raise ConfigError(f"run={folder}: {name}.json is damaged; {advice}") from error
 
 
 def check(cfg: DictConfig) -> None:

@@ -18,6 +18,8 @@ from vae_lightning.checks.errors import ConfigError, nearest
 PACKAGE = Path(__file__).resolve().parent.parent
 # in an installed wheel the folder is inside the package, in a checkout it is next to the package
 CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
+# options whose values are paths
+PATH_KEYS = ("run", "resume", "sweep", "output", "data.root", "hydra.run.dir", "hydra.sweep.dir")
 # the exceptions that Hydra, OmegaConf and PyYAML raise for an invalid override or file
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 
@@ -27,9 +29,10 @@ def compose(name: str, overrides: list[str]) -> DictConfig:
 
     Raises ConfigError for an invalid override; the message suggests the nearest valid name.
     """
+    words = [literal_path(override) for override in overrides]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         try:
-            return hydra.compose(name, overrides, return_hydra_config=True)
+            return hydra.compose(name, words, return_hydra_config=True)
         except MissingConfigException as error:
             group, _, choice = (error.missing_cfg_file or "").rpartition("/")
             options = [option for option in error.options or [] if option]
@@ -41,6 +44,24 @@ def compose(name: str, overrides: list[str]) -> DictConfig:
             if "Config group override" not in str(error):
                 raise
             raise ConfigError(describe_group_error(overrides)) from error
+
+
+def literal_path(override: str) -> str:
+    """Quotes the value of an option that is a path, so that Hydra takes all characters literally.
+
+    Values that are quoted already, and the variables of Hydra in its own options, keep their
+    meaning.
+    """
+    key, equals, value = override.partition("=")
+    is_own = key.startswith("hydra.") and "${" in value
+    if key.lstrip("+") not in PATH_KEYS or not value or value == "null" or is_own:
+        return override
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        return override
+    # a quote and the start of an interpolation are escaped, and backslashes before them are doubled
+    quoted = re.sub(r"(\\*)('|\$\{)", r"\1\1\\\2", value)
+    quoted = re.sub(r"(\\+)$", r"\1\1", quoted)
+    return f"{key}{equals}'{quoted}'"
 
 
 def describe_group_error(overrides: Iterable[str]) -> str:

@@ -1,6 +1,5 @@
 """What differs between a run and its repetition."""
 
-import csv
 import math
 from collections.abc import Iterator
 from itertools import zip_longest
@@ -9,6 +8,7 @@ from pathlib import Path
 import torch
 
 from vae_lightning.runs.stored import read_optional_json
+from vae_lightning.storage.files import read_csv
 from vae_lightning.storage.run_folder import BEST, ENVIRONMENT, LAST
 from vae_lightning.training.checkpoint import read_checkpoint
 
@@ -50,7 +50,7 @@ def metrics_differences(run: Path, other: Path) -> Iterator[str]:
 
 def table_differences(run: Path, other: Path) -> Iterator[str]:
     """Compares metrics.csv; names the first epoch in which a column differs."""
-    tables = [list(csv.DictReader((each / "metrics.csv").open())) for each in (run, other)]
+    tables = [read_csv(each / "metrics.csv") for each in (run, other)]
     found: set[str] = set()
     for epoch, (before, after) in enumerate(zip_longest(*tables, fillvalue={}), 1):
         for name in dict.fromkeys([*before, *after]):

@@ -1,6 +1,5 @@
 """Reads what a run folder holds, except its weights; needs neither torch nor the data."""
 
-import json
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +8,7 @@ from omegaconf import DictConfig
 
 from vae_lightning.checks.errors import ConfigError, one_line
 from vae_lightning.runs.untrusted import check_links, read_config, read_overrides
-from vae_lightning.storage.files import read_json
+from vae_lightning.storage.files import read_csv, read_json
 from vae_lightning.storage.run_folder import ENVIRONMENT, STATES
 
 # files of a run folder
@@ -57,13 +56,8 @@ def read_stored(run: Path, key: str) -> StoredRun:
         overrides,
         state if isinstance(state, str) and state in STATES else "state unknown",
         version.group(1) if version else "unknown",
-        count_rows(run / "metrics.csv"),
+        len(read_csv(run / "metrics.csv")),
     )
-
-
-def count_rows(path: Path) -> int:
-    """Returns the number of rows of a CSV file below its header, 0 without a file."""
-    return max(0, len(path.read_text().splitlines()) - 1) if path.is_file() else 0
 
 
 def read_optional_json(path: Path, key: str) -> dict[str, object]:
@@ -73,8 +67,7 @@ def read_optional_json(path: Path, key: str) -> dict[str, object]:
     """
     try:
         return read_json(path)
-    except json.JSONDecodeError as error:
+    except ConfigError as error:
         raise ConfigError(
-            f"{key}={path.parent}: {path.name} is damaged ({error});"
-            " remove it, loading does not need it"
+            f"{key}={path.parent}: {path.name} is damaged; remove it, loading does not need it"
         ) from error

@@ -57,11 +57,13 @@ def read_plain(text: str) -> DictConfig | ListConfig:
 
 
 def check_size(text: str) -> None:
-    """Raises ConfigError for YAML that is large, deeply nested, or repeats parts by reference."""
+    """Raises ConfigError for YAML that is large, deeply nested, repeats parts, or is one value."""
     if len(text) > MAX_BYTES:
         raise ConfigError(f"it has {len(text)} characters, at most {MAX_BYTES} are allowed")
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.ScalarEvent) and depth == 0:
+            raise ConfigError("it holds one value")
         if isinstance(event, yaml.AliasEvent):
             raise ConfigError("it has YAML aliases, which are not allowed")
         if isinstance(event, yaml.CollectionStartEvent):

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from vae_lightning.checks.errors import ConfigError
+
 TEMPORARY = ".tmp-"  # the names of files that are being written begin with it
 
 
@@ -78,8 +80,26 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
 
 
 def read_json(path: Path) -> dict[str, object]:
-    """Returns a JSON object, empty if there is no file; raises json.JSONDecodeError if damaged."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """Returns a JSON object, empty if there is no file; raises ConfigError if it is damaged."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path}: {path.name} is damaged ({error})") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: {path.name} is damaged (it holds no object)")
+    return content
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Returns the rows of a table, none if there is no file; raises ConfigError if damaged."""
+    if not path.is_file():
+        return []
+    try:
+        return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {path.name} is damaged ({error})") from error
 
 
 def number(content: Mapping[str, object], name: str) -> float:

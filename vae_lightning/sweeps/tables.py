@@ -4,9 +4,10 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
+from vae_lightning.checks.errors import ConfigError, escaped
 from vae_lightning.cli import tables
+from vae_lightning.runs.stored import OVERRIDES
+from vae_lightning.runs.untrusted import read_overrides
 from vae_lightning.storage.files import read_json
 
 Row = dict[str, object]
@@ -26,17 +27,26 @@ def collect(sweep: Path) -> list[Row]:
     """One row per job of a sweep, read from its folder: overrides, state, metrics."""
     rows = []
     for status in sorted(sweep.glob("*/status.json"), key=lambda path: path.stat().st_mtime):
-        overrides = OmegaConf.load(status.parent / ".hydra" / "overrides.yaml")
-        metrics = read_json(status.parent / "metrics.json")
-        words = [str(override) for override in overrides]
-        values = dict(word.split("=", 1) for word in words if not word.startswith("hydra."))
-        state = read_json(status)
-        scores = {name: metrics.get(name, "") for name in SCORE_COLUMNS}
-        reason = {"reason": state["reason"]} if "reason" in state else {}
-        rows.append(
-            values | {"state": state["state"]} | scores | {"folder": status.parent.name} | reason
-        )
+        try:
+            rows.append(row_of(status.parent))
+        except ConfigError as error:
+            folder = status.parent.name
+            rows.append({"state": "damaged", "folder": folder, "reason": escaped(str(error))})
     return rows
+
+
+def row_of(job: Path) -> Row:
+    """The row of a job; raises ConfigError if a file of it is damaged."""
+    try:
+        overrides = read_overrides((job / OVERRIDES).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{job / OVERRIDES}: {OVERRIDES.name} is damaged ({error})") from error
+    words = [word for word in overrides if "=" in word and not word.startswith("hydra.")]
+    metrics, state = read_json(job / "metrics.json"), read_json(job / "status.json")
+    row = dict(word.split("=", 1) for word in words)
+    row |= {"state": state.get("state", "unknown")}
+    row |= {name: metrics.get(name, "") for name in SCORE_COLUMNS} | {"folder": job.name}
+    return row | ({"reason": state["reason"]} if "reason" in state else {})
 
 
 def table(rows: Sequence[Row], sweep: Path) -> str:
