@@ -169,7 +169,7 @@ WORDS = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(WORDS)
 def test_no_text_of_the_command_line_ends_in_a_traceback(words: list[str]) -> None:
     overrides = [f"model.latent_dim={word}" for word in words[:1]] + words[1:]

@@ -177,6 +177,7 @@ def recorded(run: Path) -> Iterator[None]:
             error.filename = error.filename or str(run)
         with suppress(OSError):  # of the same full disk
             write_status(run, "failed", f"{type(error).__name__}: {error}")
+        logging.getLogger(RECORD_LOGGER).error("failed: %s", error, exc_info=True)
         raise
     except BaseException as error:
         write_status(run, "failed", f"{type(error).__name__}: {error}")
