@@ -23,7 +23,7 @@ from vae_lightning.checks.ranges import Option
 from vae_lightning.cli import arguments
 from vae_lightning.cli.command import configuration
 from vae_lightning.config import options
-from vae_lightning.config.compose import compose, search_path
+from vae_lightning.config.compose import PATH_KEYS, compose, search_path
 
 TABLE = (Path(__file__).parent / "wrong_commands.txt").read_text().splitlines()
 WRONG_VALUES = ("-1.5", "abc_", "null", "[1,x]", "nan", "{a:1}", "[]", "1e400", "-3", "true")
@@ -120,7 +120,8 @@ def wrong_values() -> Iterator[str]:
     for name, keys in described.items():
         for key, option in keys.items():
             for value in WRONG_VALUES:
-                if not option.range.contains(yaml.safe_load(value)):
+                is_literal = key in PATH_KEYS and value != "null"  # every text is a path
+                if not option.range.contains(value if is_literal else yaml.safe_load(value)):
                     needed = [] if key == "run" or "run" not in keys else ["run=r"]
                     yield " ".join([name, *needed, f"{key}={value}"])
 
