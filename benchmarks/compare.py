@@ -20,8 +20,8 @@ import yaml
 
 from benchmarks import report
 from benchmarks.checkout import BEFORE_LAYOUT, Checkouts, checkouts, environment
+from vae_lightning.storage.run_folder import CLOCK_COLUMNS
 
-CLOCK_COLUMNS = ("seconds", "images_per_second")
 TIME_LIMIT = 600  # seconds per training, in case a process waits forever
 # the last line of a traceback; with several processes, Lightning adds the rank
 EXCEPTION = re.compile(r"(\[rank\d+\]: )?[\w.]*(Error|Exception|Interrupted)\b")

@@ -47,6 +47,7 @@ class Workload:
             f"likelihood={self.likelihood}",
             *gray,
             f"data.val_size={self.val_size}",
+            "data.name=benchmark",  # the images may be artificial: their fingerprint is not MNIST's
             "data.fallback=null",
             f"data.root={self.root}",
             f"data.batch_size={self.batch_size}",

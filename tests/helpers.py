@@ -103,6 +103,13 @@ def loss_of(model: VAE, x: Tensor, condition: Condition, step: int = 0) -> Tenso
     return model.objective(model(x, noise, condition), step).mean()
 
 
+def train_run(train: Command, folder: Path, data: Path, *overrides: str, name: str = "run") -> Path:
+    """Trains a run in a new folder; its path."""
+    done = train(*overrides, f"hydra.run.dir={name}", cwd=folder, data=data)
+    assert done.returncode == 0, done.stderr
+    return folder / name
+
+
 def write_idx(path: Path, values: Tensor) -> None:
     """Writes an IDX file of bytes: the magic number 0x08, the number of dimensions, sizes, data."""
     header = bytes([0, 0, 8, values.ndim]) + b"".join(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import Command
+from helpers import Command, train_run
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.runs.differences import differences, environment_differences
 from vae_lightning.runs.load import load_run
@@ -51,9 +51,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes] | None] = {
 def finished(train: Command, tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("damage")
     sizes = ("model.latent_dim=2", "model.hidden_dims=[4]", "data.val_size=50")
-    done = train(*sizes, "trainer.max_epochs=1", "hydra.run.dir=run", cwd=folder, data=tiny_root)
-    assert done.returncode == 0, done.stderr
-    return folder / "run"
+    return train_run(train, folder, tiny_root, *sizes, "trainer.max_epochs=1")
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.fork_server import Done, ForkServer
-from helpers import Command
+from helpers import Command, train_run
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.training import memory, provenance
 
@@ -20,9 +20,7 @@ SIZES = ("model.latent_dim=2", "model.hidden_dims=[8]", "data.val_size=50", "tra
 @pytest.fixture(scope="module")
 def finished(train: Command, tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("replay")
-    done = train(*SIZES, "seed=7", "hydra.run.dir=a run", cwd=folder, data=tiny_root)
-    assert done.returncode == 0, done.stderr
-    return folder / "a run"
+    return train_run(train, folder, tiny_root, *SIZES, "seed=7", name="a run")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from helpers import Command, tiny, tiny_model
+from helpers import Command, tiny, tiny_model, train_run
 from vae_lightning import evaluate, load_run
 from vae_lightning.evaluation.latents import Moments
 from vae_lightning.networks import Condition
@@ -29,9 +29,7 @@ SMALL = (
 @pytest.fixture(scope="module")
 def trained(train: Command, tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
-    result = train(*SMALL, "accelerator=cpu", "hydra.run.dir=run", cwd=folder, data=tiny_root)
-    assert result.returncode == 0, result.stderr
-    return folder / "run"
+    return train_run(train, folder, tiny_root, *SMALL, "accelerator=cpu")
 
 
 def tiny_run(*overrides: str) -> tuple[Run, Tensor]:

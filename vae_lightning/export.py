@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.checks.ranges import Choice, Option
-from vae_lightning.cli.command import OUTPUT_FOLDER, RUN_OPTIONS, command
+from vae_lightning.cli.command import OPTIONAL_FOLDER, RUN_OPTIONS, command
 from vae_lightning.config.optional import EXPORT_PACKAGES, require_packages
 from vae_lightning.runs.stored import require_run
 from vae_lightning.storage.files import read_json, write_text
@@ -25,7 +25,7 @@ TOLERANCE = 1e-4
 
 OPTIONS = RUN_OPTIONS | {
     "format": Option("file format, see below", Choice(tuple(EXPORT_PACKAGES))),
-    "output": Option("output folder; null: RUN/export", OUTPUT_FOLDER),
+    "output": Option("output folder; null: RUN/export", OPTIONAL_FOLDER),
 }
 
 

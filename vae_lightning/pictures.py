@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.checks.ranges import SEEDS, AnyOf, Choice, Integer, Option
-from vae_lightning.cli.command import OUTPUT_FOLDER, RUN_OPTIONS, command
+from vae_lightning.cli.command import OPTIONAL_FOLDER, RUN_OPTIONS, command
 from vae_lightning.runs.stored import require_run
 from vae_lightning.storage.files import atomic_write, read_json
 
@@ -36,7 +36,7 @@ OPTIONS = RUN_OPTIONS | {
     "seed": Option("seed of the samples", SEEDS),
     "projection": Option("projection of the latents", Choice(PROJECTIONS)),
     "format": Option("png, or vector graphics for a paper", Choice(FORMATS)),
-    "output": Option("output folder; null: RUN/pictures", OUTPUT_FOLDER),
+    "output": Option("output folder; null: RUN/pictures", OPTIONAL_FOLDER),
 }
 
 

@@ -3,7 +3,6 @@
 Trains with the stored configuration in a new folder and says whether every number is the same.
 """
 
-import os
 import sys
 from pathlib import Path
 
@@ -11,16 +10,16 @@ from omegaconf import DictConfig
 
 from vae_lightning.checks.errors import ConfigError, counted, escaped
 from vae_lightning.checks.ranges import Option, Text
-from vae_lightning.cli.command import OUTPUT_FOLDER, RUN_OPTIONS, command, exit_codes
+from vae_lightning.cli.command import OPTIONAL_FOLDER, RUN_OPTIONS, command, exit_codes
 from vae_lightning.cli.worker import join
-from vae_lightning.config.environment import RUN_VARIABLE, forget_ranks, is_started_process
+from vae_lightning.config.environment import forget_ranks, is_started_process
 from vae_lightning.runs.stored import read_stored
 from vae_lightning.storage.run_folder import new_folder
 from vae_lightning.training.signals import StopSignals
 
 OPTIONS = {
     "run": Option("run folder; the run must be finished", Text("a path")),
-    "output": Option("folder of the repetition; null: RUN-replay", OUTPUT_FOLDER),
+    "output": Option("folder of the repetition; null: RUN-replay", OPTIONAL_FOLDER),
     "data.root": RUN_OPTIONS["data.root"],
     "trust": RUN_OPTIONS["trust"],
 }
@@ -30,7 +29,7 @@ def main() -> None:
     """Runs the command, or a process that Lightning starts for the repetition."""
     if is_started_process():
         with exit_codes():
-            join(Path(os.environ[RUN_VARIABLE]))
+            join()
     else:
         replay()
 

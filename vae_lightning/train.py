@@ -21,7 +21,6 @@ from vae_lightning.cli.worker import join
 from vae_lightning.config import options
 from vae_lightning.config.compose import compose, default_choices, search_path
 from vae_lightning.config.environment import (
-    RUN_VARIABLE,
     forget_ranks,
     is_requeued,
     is_started_process,
@@ -54,7 +53,7 @@ def main() -> None:
     """Runs the command: training, a sweep, a resumed run, or a worker process of DDP."""
     with exit_codes():
         if is_started_process():
-            join(Path(os.environ[RUN_VARIABLE]))
+            join()
             return
         argv = sys.argv[1:]
         args = arguments.parse(argv)
@@ -159,6 +158,7 @@ def resume(folder: Path, overrides: Sequence[str], stop: StopSignals) -> None:
                 f"{override}: must not change on resume; only data.root may, and"
                 f" trainer.max_epochs, from {epochs}"
             )
+    options.check_complete(cfg)
     options.check_values(cfg)
     wanted = cfg.trainer.max_epochs
     if stored.state == "finished" and (wanted == epochs or wanted <= stored.epochs):

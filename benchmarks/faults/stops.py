@@ -4,7 +4,6 @@ A run that was stopped must end with the same metrics.csv, metrics.json, TensorB
 checkpoints as one that was never stopped, apart from what a clock measures.
 """
 
-import csv
 import json
 import random
 import shutil
@@ -15,8 +14,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.compare import CLOCK_COLUMNS
 from benchmarks.fork_server import Done, Fault, ForkServer
+from vae_lightning.storage.files import read_csv
+from vae_lightning.storage.run_folder import CLOCK_COLUMNS, CLOCK_KEYS
 
 EXPERIMENT, RECORDER = (
     "vae_lightning.training.experiment",
@@ -87,7 +87,7 @@ SMALL = (
     "trainer.threads=1",
     "accelerator=cpu",
 )
-CLOCK = (*CLOCK_COLUMNS, "training_seconds", "seconds_per_epoch", "revision")
+CLOCK = (*CLOCK_KEYS, "revision")
 
 
 class Attack(NamedTuple):
@@ -119,11 +119,10 @@ def one_step_attacks(numbers: tuple[int, ...]) -> Iterator[Attack]:
 
 def numbers(run: Path) -> list[dict[str, str]]:
     """The rows of metrics.csv, without the columns that a clock measures."""
-    with (run / "metrics.csv").open(newline="") as file:
-        return [
-            {key: value for key, value in row.items() if key not in CLOCK_COLUMNS}
-            for row in csv.DictReader(file)
-        ]
+    return [
+        {key: value for key, value in row.items() if key not in CLOCK_COLUMNS}
+        for row in read_csv(run / "metrics.csv")
+    ]
 
 
 def contents(run: Path) -> dict[str, Any]:

@@ -26,17 +26,17 @@ from vae_lightning.storage.run_folder import RECORD_LOGGER, to_dict, without_hyd
 
 Task = Callable[[DictConfig], bool | None]
 
+OPTIONAL_FOLDER = AnyOf((Text("a folder"), Choice((None,))))
 # what all commands that read a run have in common
 RUN_OPTIONS = {
     "run": Option("run folder", Text("a path")),
     "checkpoint": Option("weights: of the best or of the last epoch", Choice(("best", "last"))),
     "data.root": Option(
         "folder of the image files; null: that of the run, else VAE_LIGHTNING_DATA",
-        AnyOf((Text("a folder"), Choice((None,)))),
+        OPTIONAL_FOLDER,
     ),
     "trust": Option("allow your own classes in the stored configuration", Boolean()),
 }
-OUTPUT_FOLDER = AnyOf((Text("a folder"), Choice((None,))))
 # what a disk, a file system or its permissions cause, and no programming error
 STORAGE_ERRORS = {
     getattr(errno, name)
@@ -90,7 +90,7 @@ def exit_codes() -> Iterator[None]:
     handler = ConsoleHandler(logging.INFO)
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-    threading.excepthook = report_thread
+    hook_before, threading.excepthook = threading.excepthook, report_thread
     try:
         yield
     except ConfigError as error:
@@ -113,7 +113,7 @@ def exit_codes() -> Iterator[None]:
     except KeyboardInterrupt:
         sys.exit(130)
     finally:
-        threading.excepthook = threading.__excepthook__
+        threading.excepthook = hook_before
         logger.removeHandler(handler)
 
 

@@ -11,8 +11,9 @@ from vae_lightning.runs.stored import read_stored
 from vae_lightning.training.signals import IgnoredSignals
 
 
-def join(folder: Path) -> None:
+def join() -> None:
     """Trains as rank 1 or above of a run that rank 0 started; only rank 0 prints results."""
+    folder = Path(os.environ[RUN_VARIABLE])
     from vae_lightning.compile import accelerate
     from vae_lightning.training.experiment import run_experiment
 

@@ -130,7 +130,6 @@ def check_complete(cfg: DictConfig) -> None:
 
 def check_values(cfg: DictConfig) -> None:
     """Raises ConfigError, with key, value and what is allowed, for the first wrong value."""
-    check_complete(cfg)
     OmegaConf.to_container(without_hydra(cfg), resolve=True, throw_on_missing=True)
     for key, option in GENERAL_OPTIONS.items():
         section, _, name = key.rpartition(".")

@@ -3,6 +3,8 @@
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
+from vae_lightning.checks.errors import ConfigError
+
 
 class Component(nn.Module):
     """A component with optional hooks: a compatibility check and an initialization from data."""
@@ -30,3 +32,12 @@ class Component(nn.Module):
 def is_binary(images: UInt8[Tensor, "N C H W"]) -> bool:
     """Returns whether all pixels of uint8 images are 0 or 255."""
     return bool(((images == 0) | (images == 255)).all())
+
+
+def require_gray(name: str, images: UInt8[Tensor, "N C H W"], binarized: bool) -> None:
+    """Raises ConfigError for binary images, which have probabilities instead of densities."""
+    if binarized or is_binary(images):
+        raise ConfigError(
+            f"likelihood={name}: requires gray pixels, but all pixels are 0 or 1;"
+            " use likelihood=bernoulli or data.binarization=none"
+        )

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.checks.ranges import AnyOf, Boolean, Choice, Number, Option
-from vae_lightning.distributions.component import Component, is_binary
+from vae_lightning.distributions.component import Component, is_binary, require_gray
 from vae_lightning.distributions.normal import full_precision
 from vae_lightning.distributions.pixels import (
     Bernoulli,
@@ -87,15 +87,6 @@ class Likelihood(Component):
         """
         outputs = full_precision(condition.apply(self.network, z.flatten(0, 1)))
         return outputs.view(*z.shape[:2], *outputs.shape[1:])  # three times as fast as unflatten
-
-
-def require_gray(name: str, images: UInt8[Tensor, "N C H W"], binarized: bool) -> None:
-    """Raises ConfigError for binary images, which have probabilities instead of densities."""
-    if binarized or is_binary(images):
-        raise ConfigError(
-            f"likelihood={name}: requires gray pixels, but all pixels are 0 or 1;"
-            " use likelihood=bernoulli or data.binarization=none"
-        )
 
 
 def mean_activation_of(name: str) -> Callable[[Tensor], Tensor]:
@@ -286,6 +277,7 @@ class ContinuousBernoulliLikelihood(Likelihood):
 
     def __init__(self, network: Callable[[int], nn.Module], clip: Clip) -> None:
         super().__init__(network)
+        assert 0 < clip < 0.5
         self.bound = math.log((1 - clip) / clip)
         self.description = f"continuous bernoulli, lambda in ({clip:g}, {1 - clip:g})"
 

@@ -9,11 +9,9 @@ import torch
 
 from vae_lightning.runs.stored import read_optional_json
 from vae_lightning.storage.files import read_csv
-from vae_lightning.storage.run_folder import BEST, ENVIRONMENT, LAST
+from vae_lightning.storage.run_folder import BEST, CLOCK_COLUMNS, CLOCK_KEYS, ENVIRONMENT, LAST
 from vae_lightning.training.checkpoint import read_checkpoint
 
-# measured with a clock
-CLOCK_KEYS = ("seconds", "images_per_second", "training_seconds", "seconds_per_epoch")
 # what metrics.json says about the machine and the code, which ENVIRONMENT says too
 ENVIRONMENT_KEYS = ("versions", "revision", "device", "threads")
 
@@ -54,7 +52,7 @@ def table_differences(run: Path, other: Path) -> Iterator[str]:
     found: set[str] = set()
     for epoch, (before, after) in enumerate(zip_longest(*tables, fillvalue={}), 1):
         for name in dict.fromkeys([*before, *after]):
-            if name in found or name in CLOCK_KEYS or before.get(name) == after.get(name):
+            if name in found or name in CLOCK_COLUMNS or before.get(name) == after.get(name):
                 continue
             found.add(name)
             yield (

@@ -18,6 +18,9 @@ LAST = Path("checkpoints", "last.ckpt")
 BEST = Path("checkpoints", "best.ckpt")
 ENVIRONMENT = Path("environment.json")
 UNCOMMITTED = Path("uncommitted.patch")
+# numbers of metrics.csv, and of metrics.json, that a clock measures
+CLOCK_COLUMNS = ("seconds", "images_per_second")
+CLOCK_KEYS = (*CLOCK_COLUMNS, "training_seconds", "seconds_per_epoch")
 # what is logged here appears in train.log only, not on the terminal
 RECORD_LOGGER = "vae_lightning.record"
 # what a run writes before its configuration
@@ -172,15 +175,11 @@ def recorded(run: Path) -> Iterator[None]:
         write_status(run, "interrupted")
         logger.info("interrupted")
         raise Interrupted(getattr(error, "number", signal.SIGINT), run) from error
-    except OSError as error:
-        if error.errno is not None:
-            error.filename = error.filename or str(run)
-        with suppress(OSError):  # of the same full disk
-            write_status(run, "failed", f"{type(error).__name__}: {error}")
-        logging.getLogger(RECORD_LOGGER).error("failed: %s", error, exc_info=True)
-        raise
     except BaseException as error:
-        write_status(run, "failed", f"{type(error).__name__}: {error}")
+        if isinstance(error, OSError) and error.errno is not None:
+            error.filename = error.filename or str(run)
+        with suppress(OSError):  # of a full disk: the error itself says more
+            write_status(run, "failed", f"{type(error).__name__}: {error}")
         logging.getLogger(RECORD_LOGGER).error("failed: %s", error, exc_info=True)
         raise
     else:

@@ -25,7 +25,7 @@ from vae_lightning.config.instantiate import (
 from vae_lightning.config.options import check_classes
 from vae_lightning.data import fingerprint
 from vae_lightning.data.images import ImageData
-from vae_lightning.data.sources.idx import ensure_files, missing_files
+from vae_lightning.data.sources.idx import ensure_files, folder_of, missing_files
 from vae_lightning.storage.run_folder import read_yaml, to_dict
 from vae_lightning.training.memory import MemoryLimit, machine_bytes
 from vae_lightning.training.module import VAE
@@ -79,7 +79,7 @@ def build_data(cfg: DictConfig) -> ImageData:
         try:
             ensure_files(dataset, Path(cfg.data.root), list(cfg.data.mirrors))
         except OSError as error:
-            fall_back(cfg, error)
+            fall_back(cfg, dataset, error)
     arguments = {key: value for key, value in plain(cfg.data).items() if key not in SOURCE_KEYS}
     arguments |= {
         "_target_": "vae_lightning.data.images.ImageData",
@@ -107,11 +107,11 @@ def find_moved_files(cfg: DictConfig, dataset: type) -> None:
         cfg.data.root = root
 
 
-def fall_back(cfg: DictConfig, error: OSError) -> None:
+def fall_back(cfg: DictConfig, dataset: type, error: OSError) -> None:
     """Replaces cfg.data by the fallback, with a warning; ConfigError if data.fallback=null."""
     root, name = cfg.data.root, cfg.data.name
     if cfg.data.fallback is None:
-        folder = f"{root}/{cfg.data.dataset['_target_'].split('.')[-1]}/raw"
+        folder = folder_of(dataset, Path(root))
         raise ConfigError(
             f"data.root={root}: must contain the files of {name}, as no mirror provides them and"
             f" data.fallback=null; put the IDX files into {folder}, set VAE_LIGHTNING_DATA, or set"

@@ -196,8 +196,15 @@ def train_and_test(
 def conclude(cfg: DictConfig, parts: Parts, test: dict[str, float]) -> Result:
     """Writes metrics.json and TensorBoard's last values."""
     trainer, module, data, recorder, run, _ = parts
-    device = trainer.strategy.root_device
-    metrics = summary.final_metrics(module, data, recorder.rows, recorder.best(), test, device)
+    metrics = summary.final_metrics(
+        module,
+        data,
+        recorder.rows,
+        recorder.best(),
+        test,
+        trainer.strategy.root_device,
+        files.read_json(run / run_folder.ENVIRONMENT),
+    )
     data_line = summary.describe_data(cfg, data)
     alarm = run_folder.read_status(run).get("alarm")
     table = final_table(metrics, data_line, module.latent_dim, run, alarm)

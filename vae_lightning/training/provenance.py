@@ -26,9 +26,10 @@ MAX_DIFFERENCE_BYTES = 1_000_000
 
 def write_provenance(run: Path) -> None:
     """Writes versions, revision and machine, and what the checkout had not committed."""
-    content = {"versions": versions(), "revision": revision(), "machine": platform.platform()}
+    commit = revision()
+    content = {"versions": versions(), "revision": commit, "machine": platform.platform()}
     write_json(run / ENVIRONMENT, content)
-    if difference := uncommitted():
+    if commit and commit.endswith("-dirty") and (difference := uncommitted()):
         write_text(run / UNCOMMITTED, difference)
 
 

@@ -11,15 +11,23 @@ from vae_lightning.data.fingerprint import is_published
 from vae_lightning.data.images import ImageData
 from vae_lightning.distributions import bits_per_dim
 from vae_lightning.training.module import VAE
-from vae_lightning.training.provenance import revision, versions
 
 Row = Mapping[str, float]
 
 
 def final_metrics(
-    module: VAE, data: ImageData, rows: Sequence[Row], best: Row, test: Row, device: torch.device
+    module: VAE,
+    data: ImageData,
+    rows: Sequence[Row],
+    best: Row,
+    test: Row,
+    device: torch.device,
+    environment: Mapping[str, object],
 ) -> dict[str, object]:
-    """The content of metrics.json: the terms of best.ckpt, and what they were computed with."""
+    """The content of metrics.json: the terms of best.ckpt, and what they were computed with.
+
+    ``environment`` is what the run recorded when it started: the code may have changed since then.
+    """
     warm = rows[1:] or rows  # the first epoch also warms up
     metrics: dict[str, object] = {name: value for name, value in best.items() if "/" in name}
     metrics |= test
@@ -33,8 +41,8 @@ def final_metrics(
         "training_seconds": sum(row["seconds"] for row in rows),
         "seconds_per_epoch": statistics.median(row["seconds"] for row in warm),
         "images_per_second": statistics.median(row["images_per_second"] for row in warm),
-        "versions": versions(),
-        "revision": revision(),
+        "versions": environment["versions"],
+        "revision": environment["revision"],
         "device": device_name(device),
         "threads": torch.get_num_threads(),
     }
