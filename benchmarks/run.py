@@ -61,6 +61,11 @@ def arguments() -> argparse.Namespace:
         "--batch-size", type=int, default=128, help="of speed (default %(default)s)"
     )
     parser.add_argument(
+        "--images",
+        type=int,
+        help="train on this number of artificial images (default: on MNIST, if it is there)",
+    )
+    parser.add_argument(
         "--busy-cores",
         type=int,
         default=0,
@@ -87,7 +92,9 @@ def main() -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         known = Path(os.environ.get("VAE_LIGHTNING_DATA", "data")).resolve()
-        root = known if (known / "MNIST" / "raw").is_dir() else images.write(Path(folder), 60_000)
+        is_known = args.images is None and (known / "MNIST" / "raw").is_dir()
+        args.images = args.images or 60_000
+        root = known if is_known else images.write(Path(folder), args.images)
         workload = Workload(root, batch_size=args.batch_size, epochs=args.epochs)
         with busy(args.busy_cores):
             for name in args.names or (["speed"] if args.quick else MEASUREMENTS):
@@ -138,10 +145,10 @@ def speed(args: argparse.Namespace, workload: Workload) -> None:
     about = (
         f"The mlp 784-400-20, summed squared error + KL, batches of {args.batch_size} images, Adam,"
         f" float32, while other programs use {args.busy_cores} of the cores,"
-        " 60,000 training images, no test pass. Ours is the command with all its defaults:"
-        " pictures, logging, checkpoints and the progress bar. It is measured with the plain step"
-        " and with the compiled step. The compiled step is the default in runs of 6,000 steps or"
-        " more; these runs are shorter and set trainer.compile=true. In the last rows, all"
+        f" {args.images:,} training images, no test pass. Ours is the command with all its"
+        " defaults: pictures, logging, checkpoints and the progress bar. It is measured with the"
+        " plain step and with the compiled step. The compiled step is the default in runs of 6,000"
+        " steps or more; these runs are shorter and set trainer.compile=true. In the last rows, all"
         " contenders train on 50,000 images with gray cross-entropy and test on 10,000 images after"
         " each epoch. Seconds per epoch are wall-clock seconds from the end of one epoch to the end"
         " of the next, without the first epoch: the median of each run, then the median of"

@@ -101,6 +101,7 @@ def theirs(name: str, module: str, *needs: str, **changes: int | str) -> Contend
     return Contender(name, command, needs, changes)
 
 
+ONE_STEP = "trainer.steps_per_execution=1"
 # by default, runs of 6,000 steps or more take the compiled step, and shorter runs the plain one
 OURS, PLAIN = (
     ours("ours", "trainer.compile=true"),
@@ -121,6 +122,8 @@ CONTENDERS: dict[str, Contender] = {
     "lightning": theirs("Lightning, naive", "naive_lightning"),
     "1-thread": ours("ours, 1 thread", "trainer.compile=true", "trainer.threads=1"),
     "2-threads": ours("ours, 2 threads", "trainer.compile=true", "trainer.threads=2"),
+    "one-step": ours("ours, one step per call", "trainer.compile=true", ONE_STEP),
+    "plain-one-step": ours("ours, plain, one step per call", "trainer.compile=false", ONE_STEP),
     "bf16": ours("ours, bf16-mixed", "trainer.compile=true", "trainer.precision=bf16-mixed"),
 }
 # other sizes than the default ones, for comparing ours with the hand-written loop

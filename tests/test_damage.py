@@ -54,6 +54,7 @@ def finished(train: Command, tiny_root: Path, tmp_path_factory: pytest.TempPathF
     return train_run(train, folder, tiny_root, *sizes, "trainer.max_epochs=1")
 
 
+@pytest.mark.attack("damaged file of a run folder", 7)
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("kind", [*DAMAGES, "missing"])
 def test_a_damaged_file_is_refused_or_not_needed(

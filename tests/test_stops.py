@@ -56,7 +56,7 @@ def runs(server: ForkServer, tiny_root: Path, tmp_path_factory: pytest.TempPathF
             "three times",
             (
                 Fault(f"{MODULE}.training_step", TERM, 1),
-                Fault(f"{RECORDER}:Recorder.save", KILL, 1),
+                Fault(f"{RECORDER}:Recorder.write_checkpoint", KILL, 1),
                 Fault(f"{MODULE}.on_test_epoch_end", signal.SIGHUP),
             ),
         ),

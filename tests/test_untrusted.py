@@ -1,5 +1,6 @@
 """A run folder from somebody else: what is refused before anything of it is used."""
 
+import importlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from omegaconf import OmegaConf
 
 from helpers import configured
 from vae_lightning.checks.errors import ConfigError
+from vae_lightning.cli.command import configuration
 from vae_lightning.config.compose import compose
 from vae_lightning.runs import untrusted
 from vae_lightning.runs.load import load_run
@@ -45,6 +47,7 @@ def test_the_run_itself_is_accepted(run: Path) -> None:
     assert load_run(run).module.latent_dim == 2
 
 
+@pytest.mark.attack("stored configuration that is no plain values")
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -55,7 +58,7 @@ def test_the_run_itself_is_accepted(run: Path) -> None:
         (lambda text: text.replace("name: mnist", 'name: "mnist\\e[2J"'), "printable"),
         (lambda text: text.replace("name: mnist", 'name: "a\\nb"'), "printable"),
         (lambda text: text + '"key\\u0007": 1\n', "printable"),
-        (lambda _: "- 1\n", "no mapping"),
+        (lambda _: "- 1\n", "mapping of keys"),
         (lambda text: text + "x: !!python/object/apply:os.system [true]\n", "damaged"),
     ],
 )
@@ -68,14 +71,20 @@ def test_a_configuration_holds_plain_values(
     assert str(error.value).startswith(f"run={run}: .hydra is damaged")
 
 
+@pytest.mark.attack("stored configuration that is no plain values", 3)
 def test_overrides_are_plain_values_too(run: Path) -> None:
     overrides = run / ".hydra" / "overrides.yaml"
-    for text, message in ((BOMB, "aliases"), ("a: 1\n", "no list"), ("- ${oc.env:HOME}\n", "only")):
+    for text, message in (
+        (BOMB, "aliases"),
+        ("a: 1\n", "not a list"),
+        ("- ${oc.env:HOME}\n", "only"),
+    ):
         overrides.write_text(text)
         with pytest.raises(ConfigError, match=message):
             read_stored(run, "run")
 
 
+@pytest.mark.attack("stored secret or mirror")
 def test_no_secret_of_this_machine_is_read(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_SECRET", "it is this")
     edit(run, lambda text: text.replace("mirrors:", "mirrors:\n  - http://x/${oc.env:A_SECRET}"))
@@ -84,6 +93,7 @@ def test_no_secret_of_this_machine_is_read(run: Path, monkeypatch: pytest.Monkey
     assert "it is this" not in str(error.value)
 
 
+@pytest.mark.attack("stored secret or mirror", 2)
 def test_stored_mirrors_are_not_used(run: Path) -> None:
     edit(run, lambda text: text.replace("mirrors:", "mirrors:\n  - http://elsewhere.example/"))
     own = compose("config", []).data.mirrors
@@ -92,15 +102,63 @@ def test_stored_mirrors_are_not_used(run: Path) -> None:
     assert read_stored(run, "run").cfg.data.mirrors == []
 
 
-@pytest.mark.parametrize("name", ["train.log", "checkpoints", "pictures", "evaluation.json"])
-def test_a_link_out_of_the_folder_is_refused(run: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.attack("link out of the run folder", 2)
+@pytest.mark.parametrize("target", ["file", "folder", "missing", "relative"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "train.log",
+        "status.json",
+        "metrics.json",
+        "metrics.csv",
+        "environment.json",
+        "uncommitted.patch",
+        "evaluation.json",
+        "checkpoints",
+        "checkpoints/last.ckpt",
+        "pictures",
+        "pictures/samples.png",
+        "tensorboard",
+        "export",
+        ".hydra/hydra.yaml",
+    ],
+)
+def test_a_link_out_of_the_folder_is_refused(
+    run: Path, tmp_path: Path, name: str, target: str
+) -> None:
+    """What the link leads to stays as it was."""
     outside = tmp_path / "outside"
-    outside.mkdir()
-    if (run / name).is_dir():
-        os.rename(run / name, outside / name)
-    (run / name).symlink_to(outside / name)
-    with pytest.raises(ConfigError, match=f"no link out of the folder .{name} leads to"):
-        load_run(run)
+    (outside / "folder").mkdir(parents=True)
+    (outside / "file").write_text("as it was")
+    link = run / name
+    link.parent.mkdir(exist_ok=True)
+    if link.is_dir():
+        os.rename(link, outside / "former")
+    link.unlink(missing_ok=True)
+    leads = outside / ("file" if target == "relative" else target)
+    link.symlink_to(os.path.relpath(leads, link.parent) if target == "relative" else leads)
+    for read in (lambda: load_run(run), lambda: read_stored(run, "run")):
+        with pytest.raises(ConfigError, match=f"no link out of the folder .{name} leads to"):
+            read()
+    assert (outside / "file").read_text() == "as it was"
+    assert list((outside / "folder").iterdir()) == []
+    assert not (outside / "missing").exists()
+
+
+@pytest.mark.attack("control characters in a stored text", 2)
+@pytest.mark.parametrize("text", ["\x1b[2J", "a\nb", "a\rb", "\x07", "\u202eabc", "\x9b2J", "\x00"])
+@pytest.mark.parametrize(
+    "key", ["data.name", "data.root", "model.activation", "objective._target_", "new"]
+)
+def test_a_stored_text_cannot_control_the_terminal(run: Path, key: str, text: str) -> None:
+    path = run / ".hydra" / "config.yaml"
+    cfg = OmegaConf.load(path)
+    OmegaConf.update(cfg, key, text, force_add=True)
+    OmegaConf.save(cfg, path)
+    for read in (lambda: load_run(run), lambda: read_stored(run, "resume")):
+        with pytest.raises(ConfigError, match=r"printable|damaged") as refused:
+            read()
+        assert str(refused.value).isprintable()
 
 
 def test_a_link_within_the_folder_is_accepted(run: Path) -> None:
@@ -108,12 +166,25 @@ def test_a_link_within_the_folder_is_accepted(run: Path) -> None:
     assert load_run(run, "last").checkpoint == "last"
 
 
-@pytest.mark.parametrize("trust", ["no", "off", "maybe", "false", 0, 1, None])
+@pytest.mark.attack("another value of trust")
+@pytest.mark.parametrize(
+    "trust", ["no", "off", "maybe", "false", "true", "", "0", 0, 1, 2, 0.0, None, [], {}]
+)
 def test_trust_is_true_or_false(run: Path, trust: object) -> None:
     with pytest.raises(ConfigError, match=r"trust=.*: must be true or false"):
         load_run(run, trust=trust)
 
 
+@pytest.mark.attack("another value of trust")
+@pytest.mark.parametrize("value", ["no", "off", "maybe", "'false'", "0", "1", "null", "[]"])
+@pytest.mark.parametrize("name", ["evaluate", "explore", "export", "pictures", "replay"])
+def test_trust_of_a_command_is_true_or_false(name: str, value: str) -> None:
+    options = importlib.import_module(f"vae_lightning.{name}").OPTIONS
+    with pytest.raises(ConfigError, match=r"trust=.*: must be true or false"):
+        configuration(name, options, ["run=x", f"trust={value}"])
+
+
+@pytest.mark.attack("control characters in a stored text")
 def test_a_status_cannot_control_the_terminal(run: Path) -> None:
     (run / "status.json").write_text('{"state": "finished\\u001b[2J"}')
     assert read_stored(run, "run").state == "state unknown"

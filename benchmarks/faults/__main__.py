@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks import images, report
-from benchmarks.faults import stops
+from benchmarks.faults import refused, stops
 from benchmarks.fork_server import ForkServer
 
 
@@ -32,20 +32,37 @@ def main() -> None:
     parser.add_argument(
         "--kills", type=int, default=50, help="runs that are killed at random moments"
     )
+    parser.add_argument(
+        "--part",
+        choices=("all", "stops", "refused"),
+        default="all",
+        help="stops and kills of runs, or what must be refused (default: all)",
+    )
     args = parser.parse_args()
     tried: Counter[str] = Counter()
     held: Counter[str] = Counter()
+    if args.part != "refused":
+        stop_runs(args.kills, tried, held)
+    if args.part != "stops":
+        found = refused.attacks()
+        tried.update(found.tried)
+        held.update(found.held)
+    rows = [(kind, str(tried[kind]), str(held[kind])) for kind in tried]
+    rows.append(("all", str(tried.total()), str(held.total())))
+    print(report.table(("kind of attack", "tried", "held"), rows))
+
+
+def stop_runs(kills: int, tried: Counter[str], held: Counter[str]) -> None:
+    """Stops and kills runs at every kind of moment, and counts."""
     with tempfile.TemporaryDirectory() as folder, ForkServer() as server:
         data = Path(folder, "data")
         images.write(data, 600, 130)
         runs = stops.Runs(server, data, Path(folder))
-        for kind, name, wrong in stopped(runs, args.kills):
+        for kind, name, wrong in stopped(runs, kills):
             tried[kind] += 1
             held[kind] += not wrong
             if wrong:
                 print(f"{kind}: {name}: {wrong}", file=sys.stderr, flush=True)
-    rows = [(kind, str(tried[kind]), str(held[kind])) for kind in tried]
-    print(report.table(("kind of attack", "tried", "held"), rows))
 
 
 if __name__ == "__main__":

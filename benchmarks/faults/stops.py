@@ -54,7 +54,7 @@ MOMENTS: dict[str, tuple[tuple[str, int], ...]] = {
         ("vae_lightning.plots.gallery:Gallery.draw", 3),
     ),
     "saving": (
-        (f"{RECORDER}:Recorder.save", 1),
+        (f"{RECORDER}:Recorder.write_checkpoint", 1),
         ("vae_lightning.storage.files:sync", 20),
         ("vae_lightning.storage.files:sync", 30),
         (f"{RECORDER}:link", 1),

@@ -22,14 +22,30 @@ def atomic_write(path: Path) -> Iterator[Path]:
     leaves either the old file or the new one. If the body raises, ``path`` stays unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    with discarded_on_error(temporary_path(path)) as temporary:
+        yield temporary
+        replace(temporary, path)
+
+
+def temporary_path(path: Path) -> Path:
+    """Returns the path in the same folder where the next content of a file is written."""
+    return path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+
+
+@contextmanager
+def discarded_on_error(temporary: Path) -> Iterator[Path]:
+    """Yields the path; removes the file there if the body raises."""
     try:
         yield temporary
-        sync(temporary)
-        os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def replace(temporary: Path, path: Path) -> None:
+    """Replaces ``path`` by a temporary file in one step, and syncs file and folder to disk."""
+    sync(temporary)
+    os.replace(temporary, path)
     sync(path.parent)
 
 
@@ -88,7 +104,7 @@ def read_json(path: Path) -> dict[str, object]:
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: {path.name} is damaged ({error})") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: {path.name} is damaged (it holds no object)")
+        raise ConfigError(f"{path}: {path.name} is damaged (it must contain a JSON object)")
     return content
 
 

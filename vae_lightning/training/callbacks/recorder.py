@@ -2,12 +2,19 @@
 
 import logging
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from vae_lightning.storage.files import atomic_write, link, write_csv
+from vae_lightning.storage.files import (
+    discarded_on_error,
+    link,
+    replace,
+    temporary_path,
+    write_csv,
+)
 from vae_lightning.storage.run_folder import BEST, LAST
 from vae_lightning.training.finite import check_parameters
 from vae_lightning.training.module import VAE
@@ -22,6 +29,9 @@ class Recorder(Checkpoint):
     The best epoch has the lowest val/neg_elbo; without validation images it is the last one. As a
     Checkpoint this callback is called after the module has logged. The rows are part of the
     checkpoint, so that the table of a resumed run continues where its weights continue.
+
+    Syncing the files to disk takes longer than writing them. A thread does it while the next epoch
+    is trained, in this order: best.ckpt, last.ckpt, metrics.csv.
     """
 
     def __init__(self, run: Path) -> None:
@@ -29,6 +39,8 @@ class Recorder(Checkpoint):
         self.rows: list[dict[str, float]] = []
         self.started = self.trained = 0.0
         self.elapsed = 0.0  # seconds of an epoch that was interrupted in another process
+        self.disk = ThreadPoolExecutor(1, "recorder")
+        self.unfinished: Future[None] | None = None  # the files that are being synced
 
     def state_dict(self) -> dict[str, object]:
         """The table so far, and the seconds that the current epoch has taken."""
@@ -81,25 +93,58 @@ class Recorder(Checkpoint):
         logged |= {name: float(value) for name, value in trainer.logged_metrics.items()}
         if trainer.is_global_zero:
             logger_of(trainer).log_epoch(logged, trainer.global_step - 1)
-        self.save(trainer, best=row is self.best())
+        temporary = self.write_checkpoint(trainer)
         if trainer.is_global_zero:
-            write_csv(self.run / "metrics.csv", self.rows)
+            rows, is_best = list(self.rows), row is self.best()
+
+            def finish() -> None:
+                self.replace_checkpoints(temporary, is_best)
+                write_csv(self.run / "metrics.csv", rows)
+
+            self.unfinished = self.disk.submit(finish)
             log.info(describe_epoch(row, trainer.max_epochs))
 
-    def save(self, trainer: Trainer, best: bool = False) -> None:
-        """Replaces last.ckpt in one step, and best.ckpt before it; every rank must call this.
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Waits for the files of the last epoch."""
+        self.wait()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Waits for the files of the last epoch that was finished."""
+        self.wait()
+
+    def wait(self) -> None:
+        """Waits until the files of the last epoch are on disk; raises what went wrong with them."""
+        unfinished, self.unfinished = self.unfinished, None
+        if unfinished is not None:
+            unfinished.result()
+
+    def save(self, trainer: Trainer) -> None:
+        """Replaces last.ckpt within an epoch; every rank must call this."""
+        temporary = self.write_checkpoint(trainer)
+        if trainer.is_global_zero:
+            self.replace_checkpoints(temporary, is_best=False)
+
+    def write_checkpoint(self, trainer: Trainer) -> Path:
+        """Writes a checkpoint to a temporary path, which it returns; every rank must call this.
 
         Raises NotFinite instead of saving weights that are not finite.
         """
         check_parameters(trainer.lightning_module, trainer.global_step)
-        last = self.run / LAST
-        if not trainer.is_global_zero:
-            trainer.save_checkpoint(last)  # takes part in collecting the state; only rank 0 writes
-            return
-        with atomic_write(last) as temporary:
-            trainer.save_checkpoint(temporary)
-            if best:
+        self.wait()
+        temporary = temporary_path(self.run / LAST)
+        temporary.parent.mkdir(exist_ok=True)
+        with discarded_on_error(temporary):
+            trainer.save_checkpoint(temporary)  # only rank 0 writes; the others send their state
+        return temporary
+
+    def replace_checkpoints(self, temporary: Path, is_best: bool) -> None:
+        """Replaces last.ckpt by the temporary file, and best.ckpt before it."""
+        with discarded_on_error(temporary):
+            if is_best:
                 link(temporary, self.run / BEST)
+            replace(temporary, self.run / LAST)
 
 
 def describe_epoch(row: dict[str, float], epochs: int | None) -> str:
