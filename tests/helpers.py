@@ -40,9 +40,12 @@ SIZES: dict[str, object] = {
     "model.activation": "silu",  # with so few units, all of relu's may be dead
     "posterior.hidden_dims": [8],
     "posterior.context": 3,
+    "posterior.upper_dims": [1],
+    "prior.upper_dims": [1],
     "prior.hidden_dims": [8, 8],
     "prior.pseudo_inputs": 4,
     "prior.components": 3,
+    "objective.hidden_dims": [8],
 }
 
 
@@ -54,11 +57,20 @@ def default() -> DictConfig:
 
 
 @functools.cache
+def nodes(group: str, name: str) -> dict[str, DictConfig]:
+    """The nodes that one option chooses, as composed, without their parents."""
+
+    def plain(cfg: DictConfig, key: str) -> object:
+        return OmegaConf.to_container(cfg[key], resolve=False)
+
+    cfg = compose("config", [f"{group}={name}"])
+    others = [key for key in ("posterior", "prior") if plain(cfg, key) != plain(default(), key)]
+    return {key: OmegaConf.create(plain(cfg, key)) for key in dict.fromkeys([group, *others])}
+
+
 def option(group: str, name: str) -> DictConfig:
     """The node of one option, as composed, without its parents."""
-    return OmegaConf.create(
-        OmegaConf.to_container(compose("config", [f"{group}={name}"])[group], resolve=False)
-    )
+    return nodes(group, name)[group]
 
 
 def tiny(*overrides: str) -> DictConfig:
@@ -67,9 +79,10 @@ def tiny(*overrides: str) -> DictConfig:
     pairs = [override.split("=", 1) for override in overrides]
     for group, name in pairs:
         if "." not in group:
-            cfg[group] = option(group, name)
+            for key, node in nodes(group, name).items():
+                cfg[key] = node
     for key, value in SIZES.items():
-        if OmegaConf.select(cfg, key) is not None:
+        if OmegaConf.select(cfg, key) not in (None, "gated"):
             OmegaConf.update(cfg, key, value)
     for key, value in pairs:
         if "." in key:

@@ -73,7 +73,8 @@ def test_beta_is_annealed_by_the_optimizer_step(objective: ELBO) -> None:
 
 def test_a_capacity_grows_and_its_weight_does_not() -> None:
     objective = Capacity(8.0, 100.0, annealing=Linear(4))
-    assert objective.beta_at(0) == objective.beta_at(9) == 100
+    assert objective.weights(0) == {"gamma": 100, "capacity": 0}
+    assert objective.weights(9)["capacity"] == objective.capacity
     q = DiagonalNormal(torch.full((1, 1), 4.0), torch.ones(1, 1))  # KL = 8
     terms = Terms(torch.zeros(1, 1), q.mean[None], q, StandardNormal(1))
     assert [float(objective(terms, step)) for step in range(6)] == [800, 600, 400, 200, 0, 0]

@@ -165,7 +165,11 @@ def test_every_rule_is_about_a_key_that_exists() -> None:
     [
         ("model.latnt_dim=3", "model.latnt_dim: no such key; did you mean model.latent_dim?"),
         ("modle=mlp", "modle: no such key; did you mean model?"),
-        ("model=mpl", "model=mpl: must be one of conv, linear, mlp, resnet; did you mean mlp?"),
+        (
+            "model=mpl",
+            "model=mpl: must be one of conv, gated, hierarchical, linear, mlp, resnet;"
+            " did you mean mlp?",
+        ),
         ("model.latent_dim", "Error parsing override 'model.latent_dim'"),
     ],
 )
@@ -337,6 +341,7 @@ def test_every_class_of_conf_may_stand_in_a_stored_configuration() -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else value["_target_"],
 )
+@pytest.mark.attack("class or argument that is not listed")
 def test_a_stored_configuration_builds_listed_classes_only(
     monkeypatch: pytest.MonkeyPatch, key: str, node: dict[str, object]
 ) -> None:

@@ -154,6 +154,10 @@ def test_binarization(tiny_root: Path) -> None:
     assert set(fixed["train"].unique().tolist()) == {0, 255}
     assert torch.equal(fixed["test"], dynamic["test"])
     assert torch.equal(gray["train"], dynamic["train"])
+    # evaluation compares binarized training images with binarized test images
+    both = (image_data(tiny_root, binarization=kind) for kind in ("fixed", "dynamic"))
+    one, other = (data.evaluation_images("train") for data in both)
+    assert torch.equal(one, other)
     probabilities = gray["test"].double() / 255
     draws = torch.stack([binarize(gray["test"], number).double() / 255 for number in range(50)])
     error = (draws.mean() - probabilities.mean()).abs()
@@ -228,6 +232,7 @@ def test_published_files_are_recognized(published: dict[str, Tensor], mnist_root
         fingerprint.check_parts("mnist", "data", fashion, None)
 
 
+@pytest.mark.attack("damaged or exchanged image files")
 @pytest.mark.parametrize("file", fingerprint.PUBLISHED["mnist"])
 @pytest.mark.parametrize("position", [0, 4321, -1])
 def test_one_flipped_bit_is_found_and_its_file_is_named(
@@ -238,6 +243,7 @@ def test_one_flipped_bit_is_found_and_its_file_is_named(
         fingerprint.check_parts("mnist", "data", fingerprints(damaged), None)
 
 
+@pytest.mark.attack("damaged or exchanged image files", 5)
 def test_wrong_labels_inverted_images_and_swapped_files_are_found(
     published: dict[str, Tensor],
 ) -> None:
@@ -373,6 +379,7 @@ class BadHandler(http.server.BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.attack("bad mirror")
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import distributions
 
 from benchmarks.fork_server import ForkServer
-from helpers import Command
+from helpers import Command, tiny, tiny_model
 from vae_lightning.config.compose import compose
 from vae_lightning.evaluation import batches, latents, likelihood, ppca
 from vae_lightning.networks import UNCONDITIONAL
@@ -122,12 +122,30 @@ def test_a_model_without_a_graph_is_named(
     module, x, _ = linear(tiny_root)
     network, module.decoder.network = module.decoder.network, Looking()
     assert likelihood.compiled(module, x, UNCONDITIONAL) is None
-    assert caplog.text.count("compile: the log-likelihood is not compiled: ") == 1
+    assert (
+        caplog.text.count("compile: the estimate of log p(x) is not compiled, which is slower: ")
+        == 1
+    )
 
 
 def test_active_units_are_counted() -> None:
     means = torch.randn(1000, 5) * torch.tensor([1.0, 0.2, 0.05, 0.0, 2.0])
     assert latents.active_units(means) == 3
+
+
+def test_no_unit_of_a_flow_posterior_that_ignores_its_image_is_active() -> None:
+    torch.manual_seed(0)
+    module, x, _ = tiny_model(tiny("posterior=flow"))
+    with torch.no_grad():
+        for parameter in module.encoder.network.parameters():
+            parameter.mul_(5)
+        some = x[:1] * torch.linspace(0, 3, 500).view(-1, 1, 1, 1)
+        assert latents.active_units(module.encoder(some).mean) > 0
+        for parameter in module.encoder.network.parameters():
+            parameter.zero_()
+        means = module.encoder(torch.rand(500, 1, 4, 4)).mean
+    assert latents.active_units(means) == 0
+    assert float(means.var(0).max()) < 1e-10
 
 
 @pytest.fixture(scope="module")

@@ -329,9 +329,8 @@ def test_the_command_names_an_unknown_layer_in_one_line(
     assert command(f"run={run}", f"output={tmp_path / 'a.html'}", monkeypatch=monkeypatch) == 2
     error = capsys.readouterr().err
     layer = "decoder layer network.0.1 (torch.nn.modules.activation.ReLU)"
-    assert error.startswith(
-        f"error: run={run}: {layer}: not supported by the page; must consist of Linear, "
-    )
+    reason = "not supported by the page; the decoder must consist of Linear, "
+    assert error.startswith(f"error: run={run}: {layer}: {reason}")
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
 

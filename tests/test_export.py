@@ -77,7 +77,8 @@ def assert_same(model: Run, form: str, folder: Path, names: Sequence[str]) -> No
 def test_every_posterior_is_exported(
     posterior: str, conditional: str, form: str, tmp_path: Path
 ) -> None:
-    names = ("sampler",) if posterior == "flow" else ("encoder", "sampler")
+    has_moments = posterior not in ("flow", "hierarchical")
+    names = ("encoder", "sampler") if has_moments else ("sampler",)
     model = stored(f"posterior={posterior}", f"model.conditional={conditional}")
     assert_same(model, form, tmp_path, names)
 
@@ -117,7 +118,7 @@ def test_every_network_is_exported(model: str, conditional: str, tmp_path: Path)
 @pytest.mark.parametrize("conditional", ["false", "true"])
 def test_safetensors_hold_every_model(conditional: str, tmp_path: Path) -> None:
     for posterior, prior in itertools.product(choices("posterior"), choices("prior")):
-        if prior == "vamp" and (posterior == "flow" or conditional == "true"):
+        if prior == "vamp" and (posterior in ("flow", "hierarchical") or conditional == "true"):
             continue  # refused in training
         model = stored(
             f"posterior={posterior}", f"prior={prior}", f"model.conditional={conditional}"

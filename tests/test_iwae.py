@@ -202,6 +202,29 @@ def test_sticking_the_landing_has_no_variance_at_the_exact_posterior() -> None:
         assert (largest < 1e-12) == (estimator != "standard"), estimator
 
 
+@pytest.mark.parametrize("beta", [0.5, 1.0, 2.0])
+def test_dreg_is_unbiased_for_every_beta(beta: float) -> None:
+    """z ~ N(0, 1), x|z ~ N(1.3 z, 1/2), x = 0.9, q = N(0.2, 0.9^2), K = 2, by integration."""
+    axis = torch.linspace(-8, 8, 400, dtype=torch.float64)
+    density = StandardNormal(1).log_prob(axis[:, None]).exp() * (axis[1] - axis[0])
+    noise = torch.cartesian_prod(axis, axis).T.unsqueeze(-1)  # (K, points, L)
+    weight = torch.cartesian_prod(density, density).prod(-1)
+    found = []
+    for estimator in ("standard", "dreg"):
+        parameters = torch.tensor([0.2, math.log(0.9)], dtype=torch.float64, requires_grad=True)
+        shape = (noise.shape[1], 1)
+        q = DiagonalNormal(parameters[0].expand(shape), parameters[1].exp().expand(shape))
+        z = q.transform(noise)
+        recon = (0.9 - 1.3 * z[..., 0]).square()
+        bound = -iwae(Terms(recon, z, q, StandardNormal(1)), beta, estimator)
+        (bound * weight).sum().backward()
+        found.append(parameters.grad)
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-10)
+    if beta == 0.5:
+        expected = torch.tensor([0.663, -0.958], dtype=torch.float64)
+        torch.testing.assert_close(found[1], expected, rtol=0, atol=5e-4)
+
+
 @pytest.mark.parametrize("kind", ["diagonal", "full", "flow"])
 @pytest.mark.parametrize("estimator", ["stl", "dreg"])
 def test_each_estimator_is_its_formula(estimator: str, kind: str) -> None:

@@ -9,12 +9,14 @@ from torch import Tensor, nn
 from vae_lightning.distributions import (
     BernoulliLikelihood,
     ContinuousBernoulliLikelihood,
+    DiagonalNormal,
     DiscretizedLogisticLikelihood,
     Gaussian,
     GaussianLikelihood,
     Laplace,
     LaplaceLikelihood,
     SquaredErrorLikelihood,
+    StandardNormal,
 )
 from vae_lightning.distributions.scale import (
     OPTIMAL_SCALE_RATE,
@@ -27,6 +29,7 @@ from vae_lightning.distributions.scale import (
     Scale,
     make_scale,
 )
+from vae_lightning.objectives import Terms, iwae
 
 
 class Says(nn.Module):
@@ -48,15 +51,17 @@ class Says(nn.Module):
 def test_the_optimal_scale_is_that_of_the_residuals_and_moves_in_training_only(
     kind: type, power: int
 ) -> None:
-    likelihood, z = kind(lambda _: Says(0.4), "optimal", "identity"), torch.zeros(2, 3, 5)
+    likelihood = kind(lambda _: Says(0.4), "optimal", "identity")
+    z = torch.zeros(2, 3, 5, requires_grad=True)
     x = torch.rand(3, 1, 2, 2, generator=torch.Generator().manual_seed(1))
     start = likelihood.eval().state_dict()["scale.moment"].clone()
-    likelihood(z).recon(x)
+    likelihood(z).recon(x).sum().backward()
     assert torch.equal(likelihood.scale.moment, start)
     likelihood.train()(z)
     assert torch.equal(likelihood.scale.moment, start), "moved without having met an image"
     for _ in range(1000):
         trained = likelihood(z).recon(x)
+        trained.sum().backward()
     best = (x - 0.4).abs().pow(power).mean().pow(1 / power)
     pixels = likelihood.eval()(z)
     scale = pixels.std if power == 2 else pixels.scale
@@ -70,14 +75,15 @@ def test_the_optimal_scale_is_that_of_the_residuals_and_moves_in_training_only(
 def test_an_optimal_scale_averages_batches_and_does_not_fall_below_its_floor() -> None:
     likelihood, z = (
         GaussianLikelihood(lambda _: Says(0.0), "optimal", "identity"),
-        torch.zeros(1, 1, 5),
+        torch.zeros(1, 1, 5, requires_grad=True),
     )
     for number in range(2000):
-        likelihood(z).recon(torch.full((1, 1, 2, 2), 0.2 if number % 2 else 0.6))
+        x = torch.full((1, 1, 2, 2), 0.2 if number % 2 else 0.6)
+        likelihood(z).recon(x).sum().backward()
     # sqrt((0.04 + 0.36) / 2)
     assert float(likelihood(z).distribution.std) == pytest.approx(math.sqrt(0.2), rel=0.01)
     for _ in range(2000):
-        likelihood(z).recon(torch.zeros(1, 1, 2, 2))
+        likelihood(z).recon(torch.zeros(1, 1, 2, 2)).sum().backward()
     assert float(likelihood(z).distribution.std) == pytest.approx(SCALE_FLOOR)
 
 
@@ -93,13 +99,13 @@ def test_scales_are_fixed_learned_or_per_pixel(kind: type) -> None:
     assert learned.scale.raw.grad.abs() > 0
     with torch.no_grad():
         learned.scale.raw.fill_(-1000)
-    assert float(getattr(learned(z), name).detach()) == pytest.approx(SCALE_FLOOR)
+    assert float(getattr(learned(z), name).detach()) == pytest.approx(kind.floor)
     colors = kind(lambda outputs: Says(*torch.arange(3.0 * outputs)), "per_pixel", "identity")(
         z
     )  # C = 3
     location = colors.location if kind is DiscretizedLogisticLikelihood else colors.mean
     assert location[0, 0, :, 0, 0].tolist() == [0, 1, 2]
-    expected = nn.functional.softplus(torch.tensor([3.0, 4, 5])) + SCALE_FLOOR
+    expected = nn.functional.softplus(torch.tensor([3.0, 4, 5])) + kind.floor
     torch.testing.assert_close(getattr(colors, name)[1, 2, :, 1, 1], expected)
 
 
@@ -118,7 +124,7 @@ OUTPUTS = torch.linspace(-2, 2, 2 * 3 * 4 * 2 * 2).view(2, 3, 4, 2, 2)  # (K, B,
 def test_a_scale_has_its_value_and_gradients_where_it_is_learned(
     value: float | str, kind: type[Scale], channels: int
 ) -> None:
-    scale = make_scale(value, ("learned", "optimal", "per_pixel"), "scale", exponent=2)
+    scale = make_scale(value, ("learned", "optimal", "per_pixel"), "scale", 2, SCALE_FLOOR)
     assert type(scale) is kind
     assert channels * scale.outputs_per_pixel == OUTPUTS.shape[-3]
     outputs = OUTPUTS.clone().requires_grad_()
@@ -152,35 +158,70 @@ def test_an_optimal_scale_follows_the_residuals_in_training_only(
     exponent: int, family: type
 ) -> None:
     """In training, moment <- moment + rate (mean |r|^e - moment); the scale is moment^(1/e)."""
-    scale = OptimalScale(exponent)
+    scale = OptimalScale(exponent, SCALE_FLOOR)
+    outputs = OUTPUTS.clone().requires_grad_()
     x = torch.rand(3, 4, 2, 2, generator=torch.Generator().manual_seed(2))
     mean_power = (x - OUTPUTS).abs().pow(exponent).mean()
     scale.eval()
-    distribution = family(*scale(OUTPUTS))
+    distribution = family(*scale(outputs))
     assert scale.observe(distribution) is distribution
-    scale.observe(distribution).recon(x)
+    scale.observe(distribution).recon(x).sum().backward()
     assert float(scale.moment) == pytest.approx(0.3**exponent)
 
     scale.train()
     moment = torch.tensor(0.3**exponent)
     for _ in range(3):
-        distribution = family(*scale(OUTPUTS))
+        distribution = family(*scale(outputs))
         observed = scale.observe(distribution)
         assert isinstance(observed, RecordsResiduals)
         assert torch.equal(observed.mean, distribution.mean)
-        assert torch.equal(observed.recon(x), distribution.recon(x))  # with the scale from before
+        recon = observed.recon(x)
+        assert torch.equal(recon, distribution.recon(x))  # with the scale from before
+        recon.sum().backward()
         moment = moment + OPTIMAL_SCALE_RATE * (mean_power - moment)
         torch.testing.assert_close(scale.moment, moment)
     torch.testing.assert_close(scale(OUTPUTS)[1], moment ** (1 / exponent))
     assert not scale.moment.requires_grad
     for _ in range(1000):
-        scale.observe(family(*scale(OUTPUTS))).recon(x)
+        scale.observe(family(*scale(outputs))).recon(x).mean().backward()
     torch.testing.assert_close(scale(OUTPUTS)[1], mean_power ** (1 / exponent), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize(("kind", "exponent"), [(Gaussian, 2), (Laplace, 1)])
+def test_an_optimal_scale_maximizes_the_importance_weighted_bound(
+    kind: type, exponent: int
+) -> None:
+    """64 pixels, true scale 0.2, K = 50: the samples have the weights that the bound gives them."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    rows, z_true = normal(64, 2) / 4, normal(20, 2)
+    x = (z_true @ rows.T + 0.2 * normal(20, 64)).view(20, 1, 8, 8)
+    q = DiagonalNormal(z_true.clone().requires_grad_(), torch.full((20, 2), 0.4).double())
+    z = q.transform(normal(50, 20, 2))
+    scale = OptimalScale(exponent, SCALE_FLOOR).double()
+
+    def bound(value: Tensor | None = None) -> Tensor:
+        location, own = scale((z @ rows.T).view(50, 20, 1, 8, 8))
+        pixels = scale.observe(kind(location, own if value is None else value))
+        return -iwae(Terms(pixels.recon(x), z, q, StandardNormal(2))).mean()
+
+    for _ in range(1000):
+        bound().backward(retain_graph=True)
+    scale.eval()
+    _, found = scale(torch.zeros(1, 1, 1, 1, 1))
+    q, z = q.detach(), z.detach()
+    assert float(bound(found)) > max(float(bound(0.97 * found)), float(bound(1.03 * found)))
+    with torch.no_grad():
+        residuals = (x - (z @ rows.T).view(50, 20, 1, 8, 8)).abs().pow(exponent).mean()
+    assert float(residuals ** (1 / exponent)) > 1.2 * float(found), "the weights make no difference"
 
 
 @pytest.mark.parametrize("value", [0.7, "learned", "per_pixel"])
 def test_other_scales_do_not_record_residuals(value: float | str) -> None:
-    scale = make_scale(value, ("learned", "per_pixel"), "scale", exponent=1).train()
+    scale = make_scale(value, ("learned", "per_pixel"), "scale", 1, SCALE_FLOOR).train()
     state = {name: tensor.clone() for name, tensor in scale.state_dict().items()}
     distribution = Laplace(*scale(OUTPUTS))
     assert scale.observe(distribution) is distribution
@@ -197,7 +238,7 @@ def test_other_scales_do_not_record_residuals(value: float | str) -> None:
         (LaplaceLikelihood(Says, "optimal"), "laplace, scale optimal, at least 0.01"),
         (
             DiscretizedLogisticLikelihood(Says, "learned"),
-            "discretized logistic, scale learned, at least 0.01",
+            "discretized logistic, scale learned, at least 0.0001",
         ),
         (BernoulliLikelihood(Says, [1, 2, 2]), "bernoulli"),
         (BernoulliLikelihood(Says, [1, 2, 2], gray=True), "gray cross-entropy"),
@@ -226,6 +267,16 @@ def test_a_scale_that_is_none_is_refused_with_what_is_allowed(scale: object) -> 
         ValueError, match=r"^likelihood.scale=optimal: must be .* or one of learned, per_pixel$"
     ):
         DiscretizedLogisticLikelihood(Says, "optimal")
+
+
+def test_a_discretized_logistic_can_be_certain_of_every_level() -> None:
+    """The location reaches the levels 0 and 255, and the scale is far below 1/255."""
+    for level in (0.0, 5 / 255, 1.0):
+        likelihood = DiscretizedLogisticLikelihood(lambda _, level=level: Says(level), "learned")
+        with torch.no_grad():
+            likelihood.scale.raw.fill_(-100)
+        recon = likelihood(torch.zeros(1, 1, 5)).recon(torch.full((1, 1, 2, 2), level))
+        assert float(recon.detach()) < 1e-6, level
 
 
 def test_lambda_stays_within_its_clip() -> None:

@@ -45,14 +45,14 @@ def test_networks_refuse_invalid_arguments() -> None:
     with pytest.raises(ValueError, match=r"model.widths=\[1, 2, 3\]: must be"):
         ConvEncoder(10, [1, 28, 28], [1, 2, 3], [20])
     with pytest.raises(ValueError, match=r"model.activation=step: must be one of relu"):
-        dense([2, 2], "step")
+        dense([2, 2, 2], "step")
     with pytest.raises(ValueError, match=r"model.activation=step: must be one of relu"):
         ConvEncoder(10, [1, 28, 28], [4, 8], [20], "step")
 
 
 @pytest.mark.parametrize("posterior", ["posterior.shared_std=false", "posterior.shared_std=true"])
 @pytest.mark.parametrize("likelihood", ["likelihood=squared_error", "likelihood=bernoulli"])
-@pytest.mark.parametrize("model", ["mlp", "conv", "resnet", "linear"])
+@pytest.mark.parametrize("model", ["mlp", "gated", "conv", "resnet", "linear"])
 def test_every_parameter_has_a_gradient(
     tiny_root: Path, model: str, likelihood: str, posterior: str
 ) -> None:
@@ -61,7 +61,7 @@ def test_every_parameter_has_a_gradient(
         configured(f"model={model}", likelihood, posterior, pixels, root=tiny_root)
     )
     x = (torch.rand(8, 1, 28, 28) > 0.5).float()
-    module.objective(module(x, torch.randn(1, 8, 16)), 0).mean().backward()
+    module.objective(module(x, torch.randn(1, 8, module.latent_dim)), 0).mean().backward()
     for name, parameter in module.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name

@@ -8,6 +8,7 @@ from torch import nn
 
 from helpers import loss_of, tiny, tiny_model
 from vae_lightning.config.compose import choices
+from vae_lightning.evaluation.latents import moments
 from vae_lightning.networks import (
     UNCONDITIONAL,
     Condition,
@@ -16,6 +17,7 @@ from vae_lightning.networks import (
     ConvDecoder,
     ConvEncoder,
     ResidualBlock,
+    dense,
 )
 
 MODELS = choices("model")
@@ -56,7 +58,7 @@ def test_the_label_changes_posterior_and_likelihood_of_its_own_image_only(model:
     z = torch.randn(3, len(x), 2)
     for one, two, axis in (
         (vae.encoder(x, Condition(label)).mean, vae.encoder(x, Condition(other)).mean, 0),
-        (vae.encoder(x, Condition(label)).std, vae.encoder(x, Condition(other)).std, 0),
+        (*(moments(vae.encoder(x, Condition(each))).std for each in (label, other)), 0),
         (vae.decoder(z, Condition(label)).mean, vae.decoder(z, Condition(other)).mean, 1),
     ):
         changed = (one - two).abs().movedim(axis, 0).flatten(1).amax(-1) > 1e-6
@@ -130,3 +132,12 @@ def test_a_conditional_loss_depends_on_the_label_and_a_plain_model_takes_none() 
         loss_of(plain, x, one)
     copied = copy.deepcopy(plain)
     assert torch.equal(loss_of(copied, x, condition), loss_of(plain, x, UNCONDITIONAL))
+
+
+def test_a_gated_layer_is_a_map_times_the_sigmoid_of_another_one() -> None:
+    network = dense([3, 4, 2], "gated")
+    hidden, _, last = network
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    value, gate = hidden.weight[:4], hidden.weight[4:]
+    expected = (x @ value.T + hidden.bias[:4]) * (x @ gate.T + hidden.bias[4:]).sigmoid()
+    torch.testing.assert_close(network(x), last(expected))

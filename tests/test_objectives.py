@@ -192,11 +192,11 @@ def test_geco_weighs_recon_by_a_multiplier_that_grows_until_the_target_is_met() 
     assert float(objective.average) == pytest.approx(0.375)
     grown = float(objective.log_multiplier)
     assert grown == pytest.approx(0.0625)
-    assert objective.beta_at(2) == pytest.approx(math.exp(-0.0625))
+    assert objective.weights(2) == {"lambda": pytest.approx(math.exp(0.0625))}
     for _ in range(30):
         objective(with_recon(10.0), 2)
     assert objective.log_multiplier < grown - 1
-    assert objective.beta_at(2) > 1
+    assert objective.weights(2)["lambda"] < 1
 
 
 def test_geco_stands_still_at_its_target_and_in_evaluation() -> None:

@@ -11,6 +11,7 @@ from helpers import some_posterior, tiny, tiny_model
 from vae_lightning.config.compose import choices
 from vae_lightning.distributions import (
     DiagonalNormal,
+    DiagonalNormalPosterior,
     FullNormal,
     StandardNormal,
     kl_divergence,
@@ -69,7 +70,11 @@ def test_has_marginals_says_whether_a_posterior_has_marginals(
     )
     q = model.encoder(x, condition)
     marginals = q.marginals()
-    assert model.encoder.has_marginals == (marginals is not None) == (option != "flow")
+    assert (
+        model.encoder.has_marginals
+        == (marginals is not None)
+        == (option not in ("flow", "hierarchical"))
+    )
     if marginals is not None:
         assert isinstance(marginals, DiagonalNormal)
         assert marginals.mean.shape == marginals.std.shape == (len(x), model.latent_dim)
@@ -240,3 +245,13 @@ def test_the_gradient_of_a_sampled_kl_is_its_finite_difference(kind: str) -> Non
         assert float(gradient[index]) == pytest.approx(
             float(values[0] - values[1]) / 2e-6, abs=1e-6
         ), index
+
+
+def test_a_bounded_log_variance_is_exp_within_its_bounds() -> None:
+    outputs = torch.tensor([[0.3, 0.4, 0.5, -9.0, 1.0, 7.0]])
+    posterior = DiagonalNormalPosterior(lambda _: lambda _: outputs, 3, log_variance=[-6, 2])
+    q = posterior(torch.zeros(1, 1, 2, 2))
+    assert torch.equal(q.mean, outputs[:, :3])
+    torch.testing.assert_close(q.std.square().log(), torch.tensor([[-6.0, 1.0, 2.0]]))
+    with pytest.raises(ValueError, match=r"^posterior.log_variance=\[2, -6\]: the first bound"):
+        DiagonalNormalPosterior(lambda _: lambda _: outputs, 3, log_variance=[2, -6])

@@ -179,3 +179,36 @@ def test_reconstruction_error_on_known_images() -> None:
     assert off["mse"] == pytest.approx(0.01, rel=1e-4)
     assert off["psnr"] == pytest.approx(20, rel=1e-4)
     assert 0 < off["ssim"] < 1
+    # only windows within the image count: 11 x 11 pixels at the 18 x 18 places of 28 x 28 pixels
+    one, other = torch.rand(2, 1, 1, 11, 11, generator=GENERATOR)
+    line = torch.exp(-((torch.arange(11) - 5) ** 2) / (2 * 1.5**2))
+    weights = line.outer(line) / line.sum() ** 2
+
+    def moment(a: Tensor, b: Tensor) -> Tensor:
+        return (weights * a * b).sum() - (weights * a).sum() * (weights * b).sum()
+
+    means = (weights * one).sum(), (weights * other).sum()
+    ssim = (2 * means[0] * means[1] + 1e-4) * (2 * moment(one, other) + 9e-4)
+    ssim /= (means[0] ** 2 + means[1] ** 2 + 1e-4) * (
+        moment(one, one) + moment(other, other) + 9e-4
+    )
+    found = samples.reconstruction_error(one, other)["ssim"]
+    assert found == pytest.approx(float(ssim), abs=1e-4)
+    assert "ssim" not in samples.reconstruction_error(x[..., :10], x[..., :10])
+
+
+def test_total_correlation_is_that_of_the_mixture_of_all_posteriors() -> None:
+    """0 for a product of two mixtures, -1/2 log(1 - rho^2) for a correlated normal."""
+    grid = torch.cartesian_prod(torch.arange(3.0), torch.arange(4.0)).double().repeat(100, 1)
+    product = DiagonalNormal(grid, torch.tensor([0.2, 0.5]).double().expand_as(grid))
+    z = product.transform(normal(1, *grid.shape))[0]
+    assert latents.total_correlation(product, z) == pytest.approx(0, abs=1e-9)
+    rho, std, count = 0.8, 0.4, 6000
+    spread = torch.tensor([[1.0, rho], [rho, 1.0]]).double() - std**2 * torch.eye(2)
+    mean = normal(count, 2) @ torch.linalg.cholesky(spread).T
+    for q in (
+        DiagonalNormal(mean, torch.full((count, 2), std).double()),
+        FullNormal(mean, std * torch.eye(2).double().expand(count, 2, 2)),
+    ):
+        found = latents.total_correlation(q, q.transform(normal(1, count, 2))[0])
+        assert found == pytest.approx(-0.5 * math.log(1 - rho**2), abs=0.03)

@@ -1,9 +1,9 @@
 """vae_lightning: a variational-autoencoder laboratory on PyTorch Lightning and Hydra."""
 
-__version__ = "0.2.0"
-
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from vae_lightning.version import __version__
 
 if TYPE_CHECKING:
     from vae_lightning.runs.run import Run

@@ -3,11 +3,11 @@
 import importlib
 import sys
 
-from vae_lightning import __version__
 from vae_lightning.checks.errors import ConfigError, nearest
 from vae_lightning.cli.arguments import program_arguments
 from vae_lightning.cli.command import exit_codes
 from vae_lightning.config.environment import is_started_process
+from vae_lightning.version import __version__
 
 COMMANDS = {
     "train": "train a model, test it, or run a sweep with -m",

@@ -13,6 +13,7 @@ from vae_lightning.runs.stored import require_run
 from vae_lightning.storage.files import atomic_write, read_json
 
 if TYPE_CHECKING:
+    from vae_lightning.distributions import Mixture
     from vae_lightning.plots.picture import Picture
     from vae_lightning.plots.views import Viewer
     from vae_lightning.runs.run import Run
@@ -34,6 +35,11 @@ OPTIONS = RUN_OPTIONS | {
         AnyOf((Integer(0), Choice((None,)))),
     ),
     "seed": Option("seed of the samples", SEEDS),
+    "sample_prior": Option(
+        "what samples are drawn from: the prior, or a Gaussian mixture fitted to the codes of the"
+        " training images",
+        Choice(("model", "gmm")),
+    ),
     "projection": Option("projection of the latents", Choice(PROJECTIONS)),
     "format": Option("png, or vector graphics for a paper", Choice(FORMATS)),
     "output": Option("output folder; null: RUN/pictures", OPTIONAL_FOLDER),
@@ -92,7 +98,8 @@ def draw(cfg: DictConfig, run: "Run") -> list[Path]:
         for kind in kinds:
             count = cfg.count or DEFAULT_COUNTS.get(kind, 0)
             paths.append(folder / f"{kind}.{cfg.format}")
-            picture = view(viewer, kind, count, cfg.projection)
+            mixture = run.mixture if cfg.sample_prior == "gmm" and kind == "samples" else None
+            picture = view(viewer, kind, count, cfg.projection, mixture)
             if cfg.format == "png":
                 canvas.save_png(paths[-1], canvas.draw(picture))
             else:
@@ -105,10 +112,12 @@ def draw(cfg: DictConfig, run: "Run") -> list[Path]:
     return paths
 
 
-def view(viewer: "Viewer", kind: str, count: int, projection: str) -> "Picture":
-    """One picture; ``projection`` and ``count`` apply only to some kinds."""
+def view(
+    viewer: "Viewer", kind: str, count: int, projection: str, mixture: "Mixture | None" = None
+) -> "Picture":
+    """One picture; ``projection``, ``count`` and ``mixture`` apply only to some kinds."""
     views: dict[str, Callable[[], Picture]] = {
-        "samples": lambda: viewer.samples(count),
+        "samples": lambda: viewer.samples(count, mixture),
         "reconstructions": lambda: viewer.reconstructions(count),
         "traversals": viewer.traversals,
         "interpolations": lambda: viewer.interpolations(count),

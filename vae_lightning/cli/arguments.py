@@ -10,10 +10,10 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 
-from vae_lightning import __version__
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.config.compose import COMPOSITION_ERRORS, CONF
 from vae_lightning.config.environment import environment
+from vae_lightning.version import __version__
 
 # flags for which Hydra prints information instead of running the command
 INFORMATION_FLAGS = ("help", "hydra_help", "cfg", "shell_completion", "info", "experimental_rerun")

@@ -49,7 +49,7 @@ class Matmul(CppTemplate):
     """``matmul`` in C++."""
 
     def render(self, **arguments: object) -> str:
-        """The kernel for matrices of these shapes and strides."""
+        """The C++ kernel for the shapes and strides of the two inputs."""
         a, b = self.input_nodes
         (m, k), (_, n) = a.get_size(), b.get_size()
         a_layout, b_layout = layout_of(a), layout_of(b)

@@ -36,7 +36,10 @@ class DirectStep:
         self.update(optimizer, torch.autograd.grad(loss, self.parameters, allow_unused=True))
 
     def collect(self, optimizer: Optimizer) -> None:
-        """Collects parameters, moments and step counts; none if the kernel cannot be called."""
+        """Collects parameters, moments and step counts.
+
+        The lists stay empty if PyTorch's fused Adam cannot be called.
+        """
         self.epoch = self.module.current_epoch
         trained = [each for each in self.module.parameters() if each.requires_grad]
         states = [optimizer.state[each] for each in trained if each in optimizer.state]

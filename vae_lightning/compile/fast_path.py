@@ -33,10 +33,10 @@ STEP_HOOKS = (
 
 @contextmanager
 def accelerate(cfg: DictConfig, trainer: Trainer, module: VAE, data: ImageData) -> Iterator[None]:
-    """Within the context, training is fast and computes the same up to the rounding of float32.
+    """Makes training faster within the context; results differ only by the rounding of float32.
 
-    Several optimizer steps are taken in one call by Lightning, float32 matrices are multiplied by
-    oneDNN, and the step is a compiled graph in runs that are long enough.
+    Lightning calls the module once for several optimizer steps. oneDNN multiplies float32 matrices.
+    Runs that are long enough use a compiled step.
     """
     steps = steps_per_execution(cfg, trainer)
     compiled = compiles(cfg, trainer, data, steps)

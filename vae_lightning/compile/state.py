@@ -28,7 +28,8 @@ class StepState:
         kept: names of the other parameters and of the buffers.
         parameters, first, second: the trained parameters and their moments.
         tensors: all of them in this order, then the kept ones.
-        counts: steps taken, (parameters,); the counts in the optimizer's state are its elements.
+        counts: steps taken, (parameters,). The counts in the optimizer's state are elements of this
+            tensor.
     """
 
     def __init__(self, module: nn.Module, optimizer: Optimizer) -> None:
@@ -58,7 +59,7 @@ class StepState:
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:
-        """Afterwards tensors, gradients and random generators are bit-equal to before."""
+        """Restores all tensors, gradients and random generators when the block ends."""
         copies, gradients = self.copies(), [owner.grad for owner in self.owners.values()]
         generators = torch.get_rng_state(), random.getstate(), numpy.random.get_state()
         try:

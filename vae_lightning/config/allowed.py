@@ -1,7 +1,7 @@
-"""The classes, and their arguments, that a configuration may name which came with a run folder.
+"""The classes and arguments that the configuration of a run folder may name.
 
-Everything else requires ``trust=true``. None of these classes reads or writes a file of its
-arguments' choice, uses the network, or calls something that an argument names.
+Everything else requires ``trust=true``. The arguments cannot make these classes read or write a
+file, use the network, or call a function.
 """
 
 # of this package: all arguments of their constructors
@@ -10,12 +10,15 @@ OWN_CLASSES = frozenset(
     for name in (
         "data.images.ImageData",
         "data.sources.digits.Digits",
+        "data.sources.sprites.Sprites",
         "distributions.BernoulliLikelihood",
         "distributions.ContinuousBernoulliLikelihood",
         "distributions.DiagonalNormalPosterior",
         "distributions.DiscretizedLogisticLikelihood",
         "distributions.FullNormalPosterior",
         "distributions.GaussianLikelihood",
+        "distributions.HierarchicalPosterior",
+        "distributions.HierarchicalPrior",
         "distributions.LaplaceLikelihood",
         "distributions.MixturePrior",
         "distributions.SquaredErrorLikelihood",
@@ -31,7 +34,9 @@ OWN_CLASSES = frozenset(
         "networks.MLPDecoder",
         "networks.MLPEncoder",
         "objectives.Capacity",
+        "objectives.DIP",
         "objectives.ELBO",
+        "objectives.Factor",
         "objectives.FreeBits",
         "objectives.GECO",
         "objectives.IWAE",

@@ -36,6 +36,7 @@ from vae_lightning.checks.ranges import (
     Choice,
     Integer,
     Integers,
+    List,
     Number,
     Option,
     Text,

@@ -43,19 +43,19 @@ def find_class(target: str, kind: type, trust: bool) -> type:
 
     Args:
         target: the dotted name, such as ``torch.optim.Adam``.
-        kind: the base class that the class must have.
+        kind: the required base class.
         trust: allow classes that ``allowed.py`` does not list.
 
     Raises ConfigError if there is no such class, if it does not derive from ``kind``, or if
-    ``trust`` is false and it is not listed. Then its module is not imported either. Errors that a
-    module raises during its import are passed on.
+    ``trust`` is false and it is not listed. The module of a class that is not listed is not
+    imported. Errors that a module raises during its import are passed on.
     """
     module_name, _, class_name = str(target).rpartition(".")
     if not (trust or allowed.is_allowed(target)):
         if is_within(target, ("vae_lightning",)):
             raise ConfigError(f"_target_={target}: no such class, or not one for a configuration")
         raise ConfigError(
-            f"_target_={target}: must be a class that docs/security.md lists;"
+            f"_target_={target}: must be a class that vae_lightning/config/allowed.py lists;"
             " set trust=true to allow your own code"
         )
     try:

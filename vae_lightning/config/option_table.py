@@ -10,6 +10,7 @@ from vae_lightning.checks.ranges import (
     Choice,
     Integer,
     Integers,
+    List,
     Number,
     Option,
     Text,
@@ -46,6 +47,15 @@ CLASS_OPTIONS: dict[str, dict[str, Option]] = {
     "vae_lightning.distributions.DiagonalNormalPosterior": {
         "latent_dim": Option(text="number of latent dimensions", range=Integer(least=1, most=None)),
         "shared_std": Option(text="use one std for all images", range=Boolean()),
+        "log_variance": Option(
+            text="bounds of log std^2, which is then an output of the network; null: std is softplus of an output",
+            range=AnyOf(
+                ranges=(
+                    List(length=2, each=Number(least=None, most=None, above=None, below=None)),
+                    Choice(words=(None,)),
+                )
+            ),
+        ),
     },
     "vae_lightning.distributions.DiscretizedLogisticLikelihood": {
         "scale": Option(
@@ -76,6 +86,27 @@ CLASS_OPTIONS: dict[str, dict[str, Option]] = {
         ),
         "mean_activation": Option(
             text="activation of the mean", range=Choice(words=("sigmoid", "identity"))
+        ),
+    },
+    "vae_lightning.distributions.HierarchicalPosterior": {
+        "latent_dim": Option(text="number of latent dimensions", range=Integer(least=1, most=None)),
+        "upper_dims": Option(
+            text="latent dimensions of the layers above the last one, from the top",
+            range=Integers(least=1),
+        ),
+        "hidden_dims": Option(
+            text="hidden widths of the network between two layers", range=Integers(least=1)
+        ),
+        "context": Option(text="size of the encoder output", range=Integer(least=1, most=None)),
+    },
+    "vae_lightning.distributions.HierarchicalPrior": {
+        "latent_dim": Option(text="number of latent dimensions", range=Integer(least=1, most=None)),
+        "upper_dims": Option(
+            text="latent dimensions of the layers above the last one, from the top",
+            range=Integers(least=1),
+        ),
+        "hidden_dims": Option(
+            text="hidden widths of the network between two layers", range=Integers(least=1)
         ),
     },
     "vae_lightning.distributions.LaplaceLikelihood": {
@@ -165,7 +196,8 @@ CLASS_OPTIONS: dict[str, dict[str, Option]] = {
             range=Integers(least=1),
         ),
         "activation": Option(
-            text="activation between layers", range=Choice(words=("relu", "tanh", "silu"))
+            text="activation between layers; gated: (A h + b) * sigmoid(C h + d)",
+            range=Choice(words=("relu", "tanh", "silu", "gated")),
         ),
     },
     "vae_lightning.networks.MLPEncoder": {
@@ -174,7 +206,8 @@ CLASS_OPTIONS: dict[str, dict[str, Option]] = {
             range=Integers(least=1),
         ),
         "activation": Option(
-            text="activation between layers", range=Choice(words=("relu", "tanh", "silu"))
+            text="activation between layers; gated: (A h + b) * sigmoid(C h + d)",
+            range=Choice(words=("relu", "tanh", "silu", "gated")),
         ),
     },
     "vae_lightning.objectives.Capacity": {
@@ -190,9 +223,41 @@ CLASS_OPTIONS: dict[str, dict[str, Option]] = {
             text="posterior samples per image", range=Integer(least=1, most=None)
         ),
     },
+    "vae_lightning.objectives.DIP": {
+        "kind": Option(
+            text="I: covariance of the means; II: of z", range=Choice(words=("I", "II"))
+        ),
+        "off_diagonal": Option(
+            text="weight of the squared covariances",
+            range=Number(least=0, most=None, above=None, below=None),
+        ),
+        "diagonal": Option(
+            text="weight of the squared differences of the variances from 1",
+            range=Number(least=0, most=None, above=None, below=None),
+        ),
+        "beta": Option(
+            text="weight of the KL term", range=Number(least=0, most=None, above=None, below=None)
+        ),
+        "num_samples": Option(
+            text="posterior samples per image", range=Integer(least=1, most=None)
+        ),
+    },
     "vae_lightning.objectives.ELBO": {
         "beta": Option(
             text="weight of the KL term", range=Number(least=0, most=None, above=None, below=None)
+        ),
+        "num_samples": Option(
+            text="posterior samples per image", range=Integer(least=1, most=None)
+        ),
+    },
+    "vae_lightning.objectives.Factor": {
+        "gamma": Option(
+            text="weight of the total correlation",
+            range=Number(least=0, most=None, above=None, below=None),
+        ),
+        "latent_dim": Option(text="number of latent dimensions", range=Integer(least=1, most=None)),
+        "hidden_dims": Option(
+            text="widths of the hidden layers of the discriminator", range=Integers(least=1)
         ),
         "num_samples": Option(
             text="posterior samples per image", range=Integer(least=1, most=None)

@@ -125,7 +125,9 @@ def check_complete(cfg: DictConfig) -> None:
     for key in (*REQUIRED_SECTIONS, *GENERAL_OPTIONS):
         section, _, name = key.rpartition(".")
         if section in COMPLETE_SECTIONS and name not in (cfg[section] if section else cfg):
-            raise ConfigError(f"{key}: must be given; only parts of callbacks may be removed")
+            raise ConfigError(
+                f"{key}: must not be removed with ~; only parts of callbacks may be removed"
+            )
 
 
 def check_values(cfg: DictConfig) -> None:
@@ -150,9 +152,10 @@ def check_classes(cfg: DictConfig, lookup: Lookup) -> None:
 
 
 def class_options(cfg: DictConfig, lookup: Lookup) -> Iterator[tuple[str, object, Option]]:
-    """Key, value and description of every described argument of a class, as one would type it.
+    """Yields key, value and description of each described argument of all classes of ``cfg``.
 
-    An argument that takes its value from elsewhere, as in ``${model.latent_dim}``, has that key.
+    The key is what one types on the command line. If the value is a reference, such as
+    ``${model.latent_dim}``, the key is the one that it refers to.
     """
     for path, node in class_nodes(without_hydra(cfg)):
         target = DATA_CLASS if path == "data" else node["_target_"]

@@ -32,7 +32,7 @@ class ImageData(LightningDataModule):
     Args:
         name: name of the data set, recorded with the results.
         dataset: a callable that takes root and train and returns an object with ``data`` (N, H, W),
-            uint8, and ``targets`` (N,).
+            uint8, ``targets`` (N,), and possibly ``factors`` (N, F), integers from 0 on.
         root: folder of the data files.
         image_shape: C, H, W.
         batch_size: images of a training batch, over all processes.
@@ -73,8 +73,8 @@ class ImageData(LightningDataModule):
         self.name, self.batch_size, self.seed = name, batch_size, seed
         self.binarization, self.conditional = binarization, conditional
         self.group_size = 1
-        train, labels = self.read(dataset, root, image_shape, train=True)
-        test, test_labels = self.read(dataset, root, image_shape, train=False)
+        train, labels, factors = self.read(dataset, root, image_shape, train=True)
+        test, test_labels, test_factors = self.read(dataset, root, image_shape, train=False)
         self.parts = fingerprint.of_files(train, labels, test, test_labels)
         if not 0 <= val_size < len(train):
             raise ConfigError(f"data.val_size={val_size}: must be 0 to {len(train) - 1} for {name}")
@@ -84,12 +84,14 @@ class ImageData(LightningDataModule):
             )
         order = stratified_order(labels) if val_size else torch.arange(len(train))
         parts = {"train": order[val_size:], "val": order[:val_size]}
-        self.images = {split: take(train, indices) for split, indices in parts.items()} | {
-            "test": test
-        }
-        self.labels = {split: take(labels, indices) for split, indices in parts.items()} | {
-            "test": test_labels
-        }
+        self.images = {split: take(train, index) for split, index in parts.items()}
+        self.labels = {split: take(labels, index) for split, index in parts.items()}
+        self.images["test"], self.labels["test"] = test, test_labels
+        # (N, F), the values that generated each image; empty if the data set does not know them
+        self.factors: dict[str, Tensor] = {}
+        if factors is not None and test_factors is not None:
+            self.factors = {split: take(factors, index) for split, index in parts.items()}
+            self.factors["test"] = test_factors
         for split, images in self.images.items():
             if binarization == "threshold":
                 self.images[split] = (images > 127).to(torch.uint8) * 255
@@ -99,8 +101,8 @@ class ImageData(LightningDataModule):
     @staticmethod
     def read(
         dataset: Callable[..., Any], root: str, image_shape: Sequence[int], train: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Images (N, C, H, W), uint8, and labels (N,) of the official training or test set."""
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Images (N, C, H, W), uint8, labels (N,), and factors (N, F) if the data set has them."""
         try:
             part = dataset(root=Path(root), train=train)
         except (AssertionError, RuntimeError, ConfigError, EOFError) as error:
@@ -119,7 +121,7 @@ class ImageData(LightningDataModule):
                 f"data.root={root}: must hold one label per image, but has {len(images)} images and"
                 f" {len(part.targets)} labels"
             )
-        return images, part.targets
+        return images, part.targets, getattr(part, "factors", None)
 
     @property
     def sha256(self) -> str:
@@ -154,6 +156,16 @@ class ImageData(LightningDataModule):
         """The trainer that uses this data module."""
         assert self.trainer is not None
         return self.trainer
+
+    def evaluation_images(self, split: str) -> Tensor:
+        """The images of a split as evaluation uses them, uint8: (N, C, H, W).
+
+        With dynamic binarization, the training images are binarized as with ``fixed``, like the
+        validation and test images.
+        """
+        if self.binarization == "dynamic" and split == "train":
+            return binarize(self.images[split], str(self.name), split)
+        return self.images[split]
 
     def condition(self, split: str) -> Condition:
         """The condition of all images of a split: the labels (N,) of a conditional model."""

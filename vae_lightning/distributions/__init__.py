@@ -3,6 +3,12 @@
 The package imports only PyTorch. ``flows``, which requires zuko, must be imported explicitly.
 """
 
+from vae_lightning.distributions.hierarchical import (
+    HierarchicalPosterior,
+    HierarchicalPrior,
+    LayeredNormal,
+    layer_kl_divergences,
+)
 from vae_lightning.distributions.kl import Distribution, Posterior, Prior, kl_divergence
 from vae_lightning.distributions.likelihood import (
     BernoulliLikelihood,
@@ -52,8 +58,11 @@ __all__ = [
     "FullNormalPosterior",
     "Gaussian",
     "GaussianLikelihood",
+    "HierarchicalPosterior",
+    "HierarchicalPrior",
     "Laplace",
     "LaplaceLikelihood",
+    "LayeredNormal",
     "Mixture",
     "MixturePrior",
     "Posterior",
@@ -68,5 +77,6 @@ __all__ = [
     "kl_divergence",
     "kl_full_to_standard_normal",
     "kl_to_standard_normal",
+    "layer_kl_divergences",
     "log_continuous_bernoulli_normalizer",
 ]

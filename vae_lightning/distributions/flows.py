@@ -79,12 +79,16 @@ class Flow:
 
     @property
     def mean(self) -> Float[Tensor, "B L"]:
-        """E_q[z|x], (B, L), estimated from MEAN_SAMPLES fixed samples."""
-        shape = (MEAN_SAMPLES, *self.base.mean.shape)
+        """E_q[z|x], (B, L), estimated from MEAN_SAMPLES fixed samples.
+
+        All images have the same noise. Therefore the estimate does not depend on the other images
+        of the batch, and a dimension that is independent of x has the same estimate for all x.
+        """
+        shape = (MEAN_SAMPLES, 1, self.base.mean.shape[-1])
         generator = torch.Generator(self.base.mean.device).manual_seed(0)
         noise = torch.randn(
             shape, generator=generator, device=generator.device, dtype=self.base.mean.dtype
-        )
+        ).expand(-1, len(self.base.mean), -1)
         with torch.autocast(noise.device.type, enabled=False):
             return self.bijection(self.base.transform(noise)).mean(0)
 

@@ -27,6 +27,7 @@ from vae_lightning.distributions.pixels import (
     SquaredError,
 )
 from vae_lightning.distributions.scale import (
+    LEVEL_SCALE_FLOOR,
     SCALE_FLOOR,
     FixedScale,
     LocationScale,
@@ -35,10 +36,7 @@ from vae_lightning.distributions.scale import (
 )
 from vae_lightning.networks.conditional import UNCONDITIONAL, Condition
 
-MEAN_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "sigmoid": Tensor.sigmoid,
-    "identity": lambda x: x,
-}
+MEAN_ACTIVATIONS: dict[str, type[nn.Module]] = {"sigmoid": nn.Sigmoid, "identity": nn.Identity}
 
 SCALE_TEXT = "a number: fixed; learned: one parameter; per_pixel: an output of the network"
 MeanActivation = Annotated[str, Option("activation of the mean", Choice(tuple(MEAN_ACTIVATIONS)))]
@@ -51,13 +49,8 @@ StdOption = Annotated[
     float | str,
     Option(f"std of the pixels; {SCALE_TEXT}; optimal: std of the residuals", ANY_SCALE),
 ]
-LevelScale = Annotated[
-    float | str,
-    Option(
-        f"scale of the logistic; {SCALE_TEXT}",
-        AnyOf((Number(above=0), Choice(("learned", "per_pixel")))),
-    ),
-]
+LEVEL_SCALE = AnyOf((Number(above=0), Choice(("learned", "per_pixel"))))
+LevelScale = Annotated[float | str, Option(f"scale of the logistic; {SCALE_TEXT}", LEVEL_SCALE)]
 Clip = Annotated[float, Option("lambda lies in (clip, 1 - clip)", Number(above=0, below=0.5))]
 
 
@@ -68,11 +61,14 @@ class Likelihood(Component):
         description: name of the likelihood in results.
         discrete: whether recon is a negative log probability of 8-bit pixels, so that it can be
             expressed in bits/dim.
+        is_normalized: whether p(x|z) is a density or a probability of the images, so that log p(x)
+            is defined.
     """
 
     network: nn.Module
     description: str
     discrete = False
+    is_normalized = True
 
     def __init__(self, network: Callable[[int], nn.Module], outputs: int = 1) -> None:
         super().__init__()
@@ -81,7 +77,7 @@ class Likelihood(Component):
     def decode(
         self, z: Float[Tensor, "K B L"], condition: Condition = UNCONDITIONAL
     ) -> Float[Tensor, "K B outputs H W"]:
-        """Returns the decoder's outputs for z (K, B, L), at least in float32.
+        """Returns the decoder's outputs for z (K, B, L), in float32 or float64.
 
         Their shape is (K, B, outputs * C, H, W).
         """
@@ -89,13 +85,13 @@ class Likelihood(Component):
         return outputs.view(*z.shape[:2], *outputs.shape[1:])  # three times as fast as unflatten
 
 
-def mean_activation_of(name: str) -> Callable[[Tensor], Tensor]:
-    """Returns the function of this name; raises ConfigError if it is not in MEAN_ACTIVATIONS."""
+def mean_activation_of(name: str) -> nn.Module:
+    """Returns the layer of this name; raises ConfigError if it is not in MEAN_ACTIVATIONS."""
     if name not in MEAN_ACTIVATIONS:
         raise ConfigError(
             f"likelihood.mean_activation={name}: must be one of {', '.join(MEAN_ACTIVATIONS)}"
         )
-    return MEAN_ACTIVATIONS[name]
+    return MEAN_ACTIVATIONS[name]()
 
 
 class SquaredErrorLikelihood(Likelihood):
@@ -132,7 +128,7 @@ class LocationScaleLikelihood(Likelihood):
             ``per_pixel`` is a second output of the decoder; ``optimal`` is the maximum-likelihood
             scale of the residuals in closed form, as a running mean over batches (sigma-VAE, Rybkin
             et al. 2021, https://arxiv.org/abs/2006.13202). Every scale that is not fixed is at
-            least SCALE_FLOOR.
+            least ``floor``.
         mean_activation: activation of the location, ``sigmoid`` or ``identity``.
     """
 
@@ -141,6 +137,7 @@ class LocationScaleLikelihood(Likelihood):
     key: ClassVar[str] = "scale"
     kinds: ClassVar[tuple[str, ...]] = ("learned", "optimal", "per_pixel")
     exponent: ClassVar[int] = 1  # the optimal scale is E[|residual|^exponent]^(1 / exponent)
+    floor: ClassVar[float] = SCALE_FLOOR
 
     def __init__(
         self,
@@ -148,11 +145,11 @@ class LocationScaleLikelihood(Likelihood):
         scale: ScaleOption,
         mean_activation: MeanActivation = "sigmoid",
     ) -> None:
-        scale_module = make_scale(scale, self.kinds, self.key, self.exponent)
+        scale_module = make_scale(scale, self.kinds, self.key, self.exponent, self.floor)
         super().__init__(network, scale_module.outputs_per_pixel)
         self.scale = scale_module
         self.activate = mean_activation_of(mean_activation)
-        at_least = "" if isinstance(scale_module, FixedScale) else f", at least {SCALE_FLOOR}"
+        at_least = "" if isinstance(scale_module, FixedScale) else f", at least {self.floor:g}"
         self.description = f"{self.name}, {self.key} {scale}{at_least}".replace("_", " ")
 
     def start_from(self, images: UInt8[Tensor, "N C H W"], binarized: bool) -> None:
@@ -189,22 +186,26 @@ class GaussianLikelihood(LocationScaleLikelihood):
 
 
 class LaplaceLikelihood(LocationScaleLikelihood):
-    """p(x|z) = prod_d exp(-|x_d - mean_d(z)| / scale) / (2 scale).."""
+    """p(x|z) = prod_d exp(-|x_d - mean_d(z)| / scale) / (2 scale)."""
 
     family, name = Laplace, "laplace"
 
 
 class DiscretizedLogisticLikelihood(LocationScaleLikelihood):
-    """P(x|z) of 8-bit pixels, see pixels.DiscretizedLogistic; bits/dim = recon / (D log 2)."""
+    """P(x|z) of 8-bit pixels, see pixels.DiscretizedLogistic; bits/dim = recon / (D log 2).
+
+    A location in (0, 1), as ``mean_activation=sigmoid`` gives, is never at the levels 0 and 255,
+    which most pixels of MNIST have. Therefore the default is ``identity``.
+    """
 
     family, name, discrete = DiscretizedLogistic, "discretized logistic", True
-    kinds = ("learned", "per_pixel")
+    kinds, floor = ("learned", "per_pixel"), LEVEL_SCALE_FLOOR
 
     def __init__(
         self,
         network: Callable[[int], nn.Module],
         scale: LevelScale,
-        mean_activation: MeanActivation = "sigmoid",
+        mean_activation: MeanActivation = "identity",
     ) -> None:
         super().__init__(network, scale, mean_activation)
 
@@ -239,6 +240,7 @@ class BernoulliLikelihood(Likelihood):
     ) -> None:
         super().__init__(network)
         self.gray = gray
+        self.is_normalized = not gray
         self.description = "gray cross-entropy" if gray else "bernoulli"
         self.register_buffer("offset", torch.zeros(*image_shape) if data_bias else None)
 

@@ -1,8 +1,9 @@
 """Distributions of images, as returned by the forward of a likelihood.
 
-Each has ``mean`` (K, B, C, H, W), ``recon(x)`` (K, B) and ``log_normalizer``. The negative log
-density in nats, summed over channels and pixels, is recon(x) + log_normalizer. The loss omits the
-constant ``log_normalizer``, which is 0 except for the squared error.
+Each has ``mean`` (K, B, C, H, W), ``recon(x)`` (K, B), ``sample(generator)`` (K, B, C, H, W) and
+``log_normalizer``. The negative log density in nats, summed over channels and pixels, is recon(x) +
+log_normalizer. The loss omits the constant ``log_normalizer``, which is 0 except for the squared
+error.
 Shapes: K samples, B images, C H W of an image, D = C * H * W pixels.
 """
 
@@ -26,6 +27,17 @@ def per_image(pixels: Float[Tensor, "*shape C H W"]) -> Float[Tensor, "*shape"]:
 def bits_per_dim(nats: Nats, pixels: int) -> Nats:
     """Converts a negative log probability of an image to bits per dimension: nats / (D log 2)."""
     return nats / (pixels * math.log(2))
+
+
+def normal_like(x: Float[Tensor, "*shape"], generator: torch.Generator) -> Float[Tensor, "*shape"]:
+    """Returns draws from N(0, 1) of the shape, type and device of x."""
+    return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+
+
+def uniform_like(x: Float[Tensor, "*shape"], generator: torch.Generator) -> Float[Tensor, "*shape"]:
+    """Returns uniform draws from (0, 1) of the shape, type and device of x, never 0 or 1."""
+    u = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+    return u.clamp(torch.finfo(x.dtype).tiny, 1 - torch.finfo(x.dtype).eps)
 
 
 def cross_entropy(
@@ -55,6 +67,10 @@ class SquaredError:
         """Returns sum_d (x_d - mean_d)^2 for images x (B, C, H, W): (K, B)."""
         return per_image(F.mse_loss(*torch.broadcast_tensors(self.mean, x), reduction="none"))
 
+    def sample(self, generator: torch.Generator) -> Float[Tensor, "K B C H W"]:
+        """Returns a draw of the pixels: (K, B, C, H, W)."""
+        return self.mean + math.sqrt(0.5) * normal_like(self.mean, generator)
+
 
 @dataclass(frozen=True)
 class Gaussian:
@@ -75,6 +91,10 @@ class Gaussian:
             + 0.5 * math.log(2 * math.pi)
         )
 
+    def sample(self, generator: torch.Generator) -> Float[Tensor, "K B C H W"]:
+        """Returns a draw of the pixels: (K, B, C, H, W)."""
+        return self.mean + self.std * normal_like(self.mean, generator)
+
 
 @dataclass(frozen=True)
 class Laplace:
@@ -90,6 +110,11 @@ class Laplace:
         sum_d [|x_d - mean_d| / scale_d + log(2 scale_d)].
         """
         return per_image((x - self.mean).abs() / self.scale + self.scale.log() + math.log(2))
+
+    def sample(self, generator: torch.Generator) -> Float[Tensor, "K B C H W"]:
+        """Returns a draw of the pixels: (K, B, C, H, W)."""
+        u = uniform_like(self.mean, generator) - 0.5
+        return self.mean - self.scale * u.sign() * torch.log1p(-2 * u.abs())
 
 
 @dataclass(frozen=True)
@@ -113,6 +138,10 @@ class Bernoulli:
         that are binarized at random with probability x: a cross-entropy, not a likelihood of x.
         """
         return per_image(cross_entropy(self.logits, x))
+
+    def sample(self, generator: torch.Generator) -> Float[Tensor, "K B C H W"]:
+        """Returns a draw of the pixels, 0 or 1: (K, B, C, H, W)."""
+        return torch.bernoulli(self.mean, generator=generator)
 
 
 # For smaller |logit|, a Taylor series replaces ratios of hyperbolic functions. Its error is 1e-12.
@@ -166,6 +195,19 @@ class ContinuousBernoulli:
             cross_entropy(self.logits, x) - log_continuous_bernoulli_normalizer(self.logits)
         )
 
+    def sample(self, generator: torch.Generator) -> Float[Tensor, "K B C H W"]:
+        """Returns a draw of the pixels: (K, B, C, H, W).
+
+        It inverts the distribution function: x = log(1 + u (e^a - 1)) / a for uniform u, with the
+        logit a; x = u for a = 0.
+        """
+        u = uniform_like(self.logits, generator)
+        # the distribution for -a is that of 1 - x for a, and e^a cannot overflow for a < 0
+        a = -self.logits.abs()
+        near = a > -1e-3
+        x = torch.where(near, u, torch.log1p(u * torch.expm1(a)) / torch.where(near, 1.0, a))
+        return torch.where(self.logits > 0, 1 - x, x)
+
 
 @dataclass(frozen=True)
 class DiscretizedLogistic:
@@ -204,3 +246,9 @@ class DiscretizedLogistic:
         )
         width = torch.log(-torch.expm1(-1 / (255 * self.scale)))
         return -per_image(log_mass + torch.where(lowest | highest, 0.0, width))
+
+    def sample(self, generator: torch.Generator) -> Float[Tensor, "K B C H W"]:
+        """Returns a draw of the pixels, levels k/255: (K, B, C, H, W)."""
+        u = uniform_like(self.location, generator)
+        x = self.location + self.scale * u.logit()
+        return (255 * x).round().clamp(0, 255) / 255

@@ -6,7 +6,7 @@ the labels are passed to the encoder network.
 Shapes: B images, L latent dimensions, C H W of an image.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import torch
@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vae_lightning.checks.ranges import Boolean, Option
+from vae_lightning.checks.errors import ConfigError
+from vae_lightning.checks.ranges import AnyOf, Boolean, Choice, List, Number, Option
 from vae_lightning.distributions.component import Component
 from vae_lightning.distributions.normal import DiagonalNormal, FullNormal, full_precision
 from vae_lightning.networks.conditional import UNCONDITIONAL, Condition
@@ -23,6 +24,14 @@ from vae_lightning.networks.dense import LatentDim
 # Added to every standard deviation, because softplus can underflow and log std must be finite.
 STD_FLOOR = 1e-6
 SharedStd = Annotated[bool, Option("use one std for all images", Boolean())]
+LogVariance = Annotated[
+    Sequence[float] | None,
+    Option(
+        "bounds of log std^2, which is then an output of the network; null: std is softplus of an"
+        " output",
+        AnyOf((List(2, Number()), Choice((None,)))),
+    ),
+]
 
 
 def positive(raw: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -46,13 +55,18 @@ class PosteriorModule(Component):
 class DiagonalNormalPosterior(PosteriorModule):
     """q(z|x) = N(mean(x), diag(std(x)^2)) with std = softplus(raw) + STD_FLOOR.
 
-    Kingma & Welling 2014, https://arxiv.org/abs/1312.6114.
+    Kingma & Welling 2014, https://arxiv.org/abs/1312.6114. With ``log_variance=[low, high]``, std
+    is exp(raw / 2), where raw is clipped to [low, high]; Tomczak & Welling 2018,
+    https://arxiv.org/abs/1705.07120, use [-6, 2].
 
     Args:
         network: called with the number of outputs; returns the encoder network.
         latent_dim: L.
         shared_std: whether std is one learned vector instead of a function of x, as in
             probabilistic PCA.
+        log_variance: bounds of log std^2, or None.
+
+    Raises ConfigError if the first bound is not below the second.
     """
 
     def __init__(
@@ -60,8 +74,15 @@ class DiagonalNormalPosterior(PosteriorModule):
         network: Callable[[int], nn.Module],
         latent_dim: LatentDim,
         shared_std: SharedStd = False,
+        log_variance: LogVariance = None,
     ) -> None:
         super().__init__()
+        if log_variance is not None and not log_variance[0] < log_variance[1]:
+            raise ConfigError(
+                f"posterior.log_variance={list(log_variance)}: the first bound must be below the"
+                " second"
+            )
+        self.log_variance = None if log_variance is None else tuple(log_variance)
         self.latent_dim = latent_dim
         self.network = network(latent_dim if shared_std else 2 * latent_dim)
         self.raw_std = nn.Parameter(torch.zeros(latent_dim)) if shared_std else None
@@ -75,7 +96,10 @@ class DiagonalNormalPosterior(PosteriorModule):
             mean, raw_std = outputs.chunk(2, dim=-1)
         else:
             mean, raw_std = outputs, self.raw_std.expand_as(outputs)
-        return DiagonalNormal(mean, positive(raw_std))
+        if self.log_variance is None:
+            return DiagonalNormal(mean, positive(raw_std))
+        low, high = self.log_variance
+        return DiagonalNormal(mean, (0.5 * raw_std.clamp(low, high)).exp())
 
 
 class FullNormalPosterior(PosteriorModule):

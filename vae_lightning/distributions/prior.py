@@ -107,8 +107,8 @@ class VampPrior(Component):
             )
         if not encoder.has_marginals:
             raise ConfigError(
-                "prior=vamp: requires posterior=diagonal_normal or full_normal: the density of a"
-                " flow takes latent_dim sequential passes for each pseudo-input"
+                "prior=vamp: requires posterior=diagonal_normal or full_normal: the density of"
+                " other posteriors takes passes through a network for each pseudo-input"
             )
 
     def start_from(self, images: UInt8[Tensor, "N C H W"], binarized: bool) -> None:

@@ -14,12 +14,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vae_lightning.checks.errors import ConfigError
+from vae_lightning.distributed import summed_over_processes
 from vae_lightning.distributions.pixels import DiscretizedLogistic, Gaussian, Laplace
 
 LocationScale = Gaussian | Laplace | DiscretizedLogistic
 
-# The smallest learned scale. Without it, the density of pixels that are always black is unbounded.
+# The smallest scale of a density that is not fixed. Without it, the density of pixels that are
+# always black is unbounded.
 SCALE_FLOOR = 0.01
+# The smallest scale of a probability that is not fixed, which is bounded by 1 anyway. It is far
+# below the distance 1/255 of two levels, so that nearly all of the mass can be on one level.
+LEVEL_SCALE_FLOOR = 1e-4
 # The weight of a new batch in the running mean of an optimal scale.
 OPTIMAL_SCALE_RATE = 0.02
 # The initial value of a learned scale before softplus: softplus(-1) = 0.31 is about the standard
@@ -60,47 +65,55 @@ class FixedScale(Scale):
 
 
 class LearnedScale(Scale):
-    """softplus(raw) + SCALE_FLOOR, with one parameter raw for all pixels."""
+    """softplus(raw) + floor, with one parameter raw for all pixels."""
 
-    def __init__(self) -> None:
+    def __init__(self, floor: float) -> None:
         super().__init__()
+        self.floor = floor
         self.raw = nn.Parameter(torch.tensor(INITIAL_RAW_SCALE))
 
     def forward(
         self, outputs: Float[Tensor, "K B outputs H W"]
     ) -> tuple[Float[Tensor, "K B C H W"], Float[Tensor, "..."]]:
         """Returns location and scale for the decoder's outputs."""
-        return outputs, F.softplus(self.raw) + SCALE_FLOOR
+        return outputs, F.softplus(self.raw) + self.floor
 
 
 class PerPixelScale(Scale):
-    """softplus(raw) + SCALE_FLOOR, where raw is a second output of the decoder for each pixel."""
+    """softplus(raw) + floor, where raw is a second output of the decoder for each pixel."""
 
     outputs_per_pixel = 2
+
+    def __init__(self, floor: float) -> None:
+        super().__init__()
+        self.floor = floor
 
     def forward(
         self, outputs: Float[Tensor, "K B outputs H W"]
     ) -> tuple[Float[Tensor, "K B C H W"], Float[Tensor, "..."]]:
         """Returns location and scale for the decoder's outputs."""
         location, raw = outputs.chunk(2, dim=-3)
-        return location, F.softplus(raw) + SCALE_FLOOR
+        return location, F.softplus(raw) + self.floor
 
 
 class OptimalScale(Scale):
-    """The maximum-likelihood scale E[|residual|^e]^(1/e) of the residuals.
+    """The scale E[|residual|^e]^(1/e) of the residuals, which maximizes the bound.
 
     The expectation is a running mean over training batches. sigma-VAE: Rybkin et al. 2021,
-    https://arxiv.org/abs/2006.13202.
+    https://arxiv.org/abs/2006.13202. The posterior samples of an image have the weights that the
+    loss gives them, d loss / d recon: 1/K in the ELBO, the normalized importance weights in the
+    importance-weighted bound.
 
     Args:
         exponent: e; 2 for a normal and 1 for a Laplace distribution.
+        floor: the smallest scale.
     """
 
     moment: Float[Tensor, ""]
 
-    def __init__(self, exponent: int) -> None:
+    def __init__(self, exponent: int, floor: float) -> None:
         super().__init__()
-        self.exponent = exponent
+        self.exponent, self.floor = exponent, floor
         self.register_buffer("moment", torch.tensor(0.3**exponent))
 
     def forward(
@@ -108,23 +121,30 @@ class OptimalScale(Scale):
     ) -> tuple[Float[Tensor, "K B C H W"], Float[Tensor, "..."]]:
         """Returns location and scale for the decoder's outputs."""
         # pow returns a new tensor, because ``record`` changes the moment in place
-        return outputs, self.moment.pow(1 / self.exponent).clamp(min=SCALE_FLOOR)
+        return outputs, self.moment.pow(1 / self.exponent).clamp(min=self.floor)
 
     def observe(self, distribution: LocationScale) -> "LocationScale | RecordsResiduals":
         """Returns the distribution; in training, it also records its residuals in this scale."""
-        return RecordsResiduals(distribution, self.record) if self.training else distribution
+        return RecordsResiduals(distribution, self) if self.training else distribution
 
-    def record(self, residual: Float[Tensor, "K B C H W"]) -> None:
-        """Updates the running mean of |residual|^exponent with the residuals of a batch."""
-        self.moment.lerp_(residual.abs().pow(self.exponent).mean(), OPTIMAL_SCALE_RATE)
+    def record(self, moments: Float[Tensor, "K B"], weights: Float[Tensor, "K B"]) -> None:
+        """Updates the running mean of |residual|^exponent.
+
+        Args:
+            moments: its mean over the pixels of an image.
+            weights: those of the posterior samples; a common factor has no effect.
+        """
+        sums = torch.stack([(weights * moments).sum(), weights.sum()])
+        total, weight = summed_over_processes(sums)
+        self.moment.lerp_((total / weight).to(self.moment.dtype), OPTIMAL_SCALE_RATE)
 
 
 @dataclass(frozen=True)
 class RecordsResiduals:
-    """A distribution that records the residuals of the images for which recon is computed."""
+    """A distribution whose scale records the residuals when the gradient of recon is computed."""
 
     distribution: LocationScale
-    record: Callable[[Float[Tensor, "K B C H W"]], None]
+    scale: OptimalScale
 
     @property
     def mean(self) -> Float[Tensor, "K B C H W"]:
@@ -136,14 +156,24 @@ class RecordsResiduals:
         """The log normalizer of the distribution."""
         return self.distribution.log_normalizer
 
+    def sample(self, generator: torch.Generator) -> Float[Tensor, "K B C H W"]:
+        """Returns a draw of the pixels: (K, B, C, H, W)."""
+        return self.distribution.sample(generator)
+
     def recon(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "K B"]:
-        """Returns recon of the distribution for x (B, C, H, W), (K, B), and records residuals."""
-        self.record(x - self.distribution.mean.detach())
-        return self.distribution.recon(x)
+        """Returns recon of the distribution for x (B, C, H, W): (K, B)."""
+        recon = self.distribution.recon(x)
+        if recon.requires_grad:
+            residual = (x - self.distribution.mean.detach()).abs().pow(self.scale.exponent)
+            moments = residual.mean((-3, -2, -1))
+            recon.register_hook(lambda gradient: self.scale.record(moments, gradient))
+        return recon
 
 
-def make_scale(value: float | str, kinds: tuple[str, ...], key: str, exponent: int) -> Scale:
-    """Returns the scale for the value of an option.
+def make_scale(
+    value: float | str, kinds: tuple[str, ...], key: str, exponent: int, floor: float
+) -> Scale:
+    """Returns the scale for the value of an option; if it is not fixed, it is at least ``floor``.
 
     Raises ConfigError if the value is neither a finite number > 0 nor one of ``kinds``.
     """
@@ -153,8 +183,8 @@ def make_scale(value: float | str, kinds: tuple[str, ...], key: str, exponent: i
         allowed = f"must be a finite number > 0 or one of {', '.join(kinds)}"
         raise ConfigError(f"likelihood.{key}={value}: {allowed}")
     makers: dict[str, Callable[[], Scale]] = {
-        "learned": LearnedScale,
-        "per_pixel": PerPixelScale,
-        "optimal": lambda: OptimalScale(exponent),
+        "learned": lambda: LearnedScale(floor),
+        "per_pixel": lambda: PerPixelScale(floor),
+        "optimal": lambda: OptimalScale(exponent, floor),
     }
     return makers[value]()

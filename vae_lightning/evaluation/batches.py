@@ -15,6 +15,6 @@ def batches(
     data: ImageData, split: str, size: int = BATCH
 ) -> Iterator[tuple[Tensor, Tensor, Condition]]:
     """Yields positions in the split (B,), images (B, C, H, W) in [0, 1], and their condition."""
-    images = data.images[split]
+    images, condition = data.evaluation_images(split), data.condition(split)
     for index in torch.arange(len(images), device=images.device).split(size):
-        yield index, *data.inputs(split, index)
+        yield index, images[index].float() / 255, condition.take(index)

@@ -61,7 +61,8 @@ def classifier(data: ImageData, device: torch.device) -> Classifier:
 
     It is loaded from the cache, or trained if it is not there (about ten seconds on two cores).
     """
-    images, labels = data.images["train"].to(device), data.labels["train"].to(device)
+    images = data.evaluation_images("train").to(device)
+    labels = data.labels["train"].to(device)
     path = cache_file(images, labels)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

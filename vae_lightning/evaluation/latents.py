@@ -45,13 +45,34 @@ def surgery(posterior: DiagonalNormal | FullNormal, prior: Prior, z: Tensor) -> 
     The density of the aggregate posterior q(z), the mixture of all N posteriors, is exact.
     Hoffman & Johnson 2016, http://approximateinference.org/2016/accepted/HoffmanJohnson2016.pdf
     """
-    count = len(z)
-    log_q = torch.cat(
-        [posterior.cross_log_prob(part).double().logsumexp(-1) for part in z.split(CHUNK)]
-    )
-    log_q = log_q - torch.tensor(count, dtype=torch.float64).log()
+    log_q = mixture_log_prob(posterior, z)
     own, log_p = posterior.log_prob(z[None])[0].double(), prior.log_prob(z[None])[0].double()
     return Surgery(float((own - log_q).mean()), float((log_q - log_p).mean()))
+
+
+def total_correlation(posterior: DiagonalNormal | FullNormal, z: Tensor) -> float:
+    """Estimates the total correlation of q(z) from one sample z (N, L) of each of N posteriors.
+
+        TC = E_q(z)[log q(z) - sum_l log q(z_l)]
+
+    The densities of the aggregate posterior q(z) = 1/N sum_n q(z|x_n) and of its marginals are
+    exact. Chen et al. 2018, https://arxiv.org/abs/1802.04942.
+    """
+    marginals = posterior.marginals()
+    joint = mixture_log_prob(posterior, z)
+    for one in range(z.shape[1]):
+        each = DiagonalNormal(marginals.mean[:, [one]], marginals.std[:, [one]])
+        joint = joint - mixture_log_prob(each, z[:, [one]])
+    return float(joint.mean())
+
+
+def mixture_log_prob(components: DiagonalNormal | FullNormal, z: Tensor) -> Tensor:
+    """Returns the log density of z (M, L) under the mixture of N equally weighted components: (M,).
+
+    It is computed in float64.
+    """
+    parts = [components.cross_log_prob(part).double().logsumexp(-1) for part in z.split(CHUNK)]
+    return torch.cat(parts) - math.log(len(components.mean))
 
 
 def linear_probe(train: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor) -> float:
@@ -80,6 +101,13 @@ def active_units(means: Tensor) -> int:
     Burda et al. 2016, https://arxiv.org/abs/1509.00519.
     """
     return int((means.double().var(0) > ACTIVE_VARIANCE).sum())
+
+
+@torch.no_grad()
+def posterior_means(module: VAE, data: ImageData, split: str) -> Tensor:
+    """Returns E[z|x] of all images of a split, (N, L)."""
+    parts = [module.encoder(x, condition).mean for _, x, condition in batches(data, split, 1000)]
+    return torch.cat(parts)
 
 
 class Moments(NamedTuple):
@@ -120,9 +148,9 @@ def information_per_dim(posterior: Posterior, prior: Prior) -> Tensor:
 def measure_latents(module: VAE, data: ImageData) -> dict[str, float | int]:
     """Returns the measures of the latents on the test images.
 
-    They are the number of active units, the mutual information and the marginal KL in nats, and the
-    test accuracy of two classifiers of posterior means. The mutual information and the marginal KL
-    of a flow posterior are left out, because they would require latent_dim passes for each pair of
+    They are the number of active units, the mutual information, the marginal KL and the total
+    correlation in nats, and the test accuracy of two classifiers of posterior means. Those in nats
+    are left out for a flow posterior, because they would require latent_dim passes for each pair of
     images.
     """
     with torch.no_grad():
@@ -130,15 +158,15 @@ def measure_latents(module: VAE, data: ImageData) -> dict[str, float | int]:
             module.encoder(x, condition) for _, x, condition in batches(data, "test", 1000)
         ]
         means = torch.cat([posterior.mean for posterior in posteriors])
-        train = torch.cat(
-            [module.encoder(x, condition).mean for _, x, condition in batches(data, "train", 1000)]
-        )
+        train = posterior_means(module, data, "train")
         found: dict[str, float | int] = {"active_units": active_units(means)}
         if posteriors[0].marginals() is not None:
             posterior = concatenate(posteriors)
             noise = rng.normal((1, *means.shape), "cpu", EVALUATION_SEED, "surgery").to(means)
-            parts = surgery(posterior, module.prior(module.encoder), posterior.transform(noise)[0])
+            z = posterior.transform(noise)[0]
+            parts = surgery(posterior, module.prior(module.encoder), z)
             found |= {"mutual_information": parts.information, "marginal_kl": parts.marginal_kl}
+            found["total_correlation"] = total_correlation(posterior, z)
             found["log_n"] = math.log(len(means))  # upper bound of the mutual information
     labeled = (train.cpu(), data.labels["train"].cpu(), means.cpu(), data.labels["test"].cpu())
     found["linear_probe_accuracy"] = linear_probe(*labeled)

@@ -70,7 +70,7 @@ def compiled(module: VAE, x: Tensor, condition: Condition) -> graphs.Graph | Non
         with torch.no_grad():
             graph = graphs.build(make, module, inputs)
     except graphs.Refused as error:
-        log.warning("compile: the log-likelihood is not compiled: %s", error)
+        log.warning("compile: the estimate of log p(x) is not compiled, which is slower: %s", error)
         return None
     return functools.partial(graph, *held.values())
 

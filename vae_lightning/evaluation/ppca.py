@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.data.images import image_data
 from vae_lightning.distributions import kl_to_standard_normal
+from vae_lightning.objectives import ELBO
 from vae_lightning.training.callbacks.checked import CheckedCallback
 from vae_lightning.training.module import VAE
 
@@ -133,7 +134,9 @@ class ExactOptimum(CheckedCallback):
     """
 
     def check(self, module: VAE) -> None:
-        """Raises ConfigError if the model is not the linear VAE."""
+        """Raises ConfigError if the model is not the linear VAE, trained with the ELBO."""
+        if not isinstance(module.objective, ELBO):
+            raise ConfigError("callbacks=ppca: requires objective=elbo, whose optimum is known")
         parameters_of(module)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -141,7 +144,7 @@ class ExactOptimum(CheckedCallback):
         assert isinstance(pl_module, VAE)
         images = image_data(trainer).images
         trained = parameters_of(pl_module)
-        beta = pl_module.objective.beta_at(0)
+        beta = pl_module.objective.beta
         exact = optimum(images["train"], pl_module.latent_dim, beta)
         for name, model in (("ppca", exact), ("closed_form", trained)):
             values = {"active_units": active_units(model, images["test"])}

@@ -12,47 +12,60 @@ from torch import Tensor
 
 from vae_lightning import rng
 from vae_lightning.data.images import ImageData
+from vae_lightning.distributions import Mixture, Prior
 from vae_lightning.evaluation.batches import batches
 from vae_lightning.evaluation.classifier import accuracy, classifier, features_of
 from vae_lightning.training.module import EVALUATION_SEED, VAE
 
+SSIM_WINDOW = 11  # pixels, for which torchmetrics' default standard deviation of 1.5 is made
 NEIGHBORS = 3  # k of the k-nearest-neighbor precision and recall of Kynkaanniemi et al.
 
 
-def measure_samples(module: VAE, data: ImageData) -> dict[str, float]:
+def measure_samples(
+    module: VAE, data: ImageData, pixels: str = "mean", mixture: Mixture | None = None
+) -> dict[str, float]:
     """Returns the errors of reconstructions and the metrics of samples, on the test images.
 
-    Reconstructions are decoded from posterior means. There are as many samples as test images. A
-    sample is the mean of p(x|z); if the data are binarized, its pixels are drawn from that mean.
+    Reconstructions are decoded from posterior means. There are as many samples as test images, from
+    the prior, and as many from ``mixture`` if there is one. ``pixels`` says what a sample is:
+    ``mean``, the mean of p(x|z), of which binarized data take the pixels as probabilities; or
+    ``draw``, a draw from p(x|z). Its pixels are clipped to [0, 1].
     """
     labels, device = data.labels["test"], data.images["test"].device
-    generator = rng.generator(device, EVALUATION_SEED, "quality")
     with torch.no_grad():
-        z = module.prior(module.encoder).sample(len(labels), generator)
-        decoded, samples, normalizer = [], [], 0.0
-        for index, x, condition in batches(data, "test", 1000):
-            likelihood = module.decoder(module.encoder(x, condition).mean[None], condition)
-            decoded.append(likelihood.mean[0])
-            normalizer = float(likelihood.log_normalizer)
-            mean = module.decoder(z[index][None], condition).mean[0].clamp(0, 1)
-            samples.append(
-                mean if data.binarization == "none" else torch.bernoulli(mean, generator=generator)
-            )
+        decoded = [
+            module.decoder(module.encoder(x, condition).mean[None], condition).mean[0]
+            for _, x, condition in batches(data, "test", 1000)
+        ]
+        prior = module.prior(module.encoder)
     model = classifier(data, device)
     test, _ = data.inputs("test", slice(None))
-    real, sampled = (
-        features_of(model, test),
-        features_of(model, torch.cat(samples)),
-    )
-    precision, recall = overlap(real, sampled)
-    return {
-        "log_normalizer": normalizer,
-        **reconstruction_error(test, torch.cat(decoded)),
-        "frechet_distance": frechet_distance(real, sampled),
-        "precision": precision,
-        "recall": recall,
-        "classifier_accuracy": accuracy(model, data.images["test"], labels),
-    }
+    real = features_of(model, test)
+    found = reconstruction_error(test, torch.cat(decoded))
+    for prefix, codes in (("", prior), *([("gmm_", mixture)] if mixture else [])):
+        sampled = features_of(model, draw_samples(module, data, codes, pixels))
+        precision, recall = overlap(real, sampled)
+        found[f"{prefix}frechet_distance"] = frechet_distance(real, sampled)
+        found |= {f"{prefix}precision": precision, f"{prefix}recall": recall}
+    return found | {"classifier_accuracy": accuracy(model, data.images["test"], labels)}
+
+
+@torch.no_grad()
+def draw_samples(module: VAE, data: ImageData, prior: Prior, pixels: str) -> Tensor:
+    """Returns decoded samples of a prior, as many as test images, in [0, 1]: (N, C, H, W)."""
+    generator = rng.generator(data.images["test"].device, EVALUATION_SEED, "quality")
+    z = prior.sample(data.images_in("test"), generator)
+    samples = []
+    for index, _, condition in batches(data, "test", 1000):
+        likelihood = module.decoder(z[index][None], condition)
+        if pixels == "draw":
+            image = likelihood.sample(generator)[0].clamp(0, 1)
+        else:
+            image = likelihood.mean[0].clamp(0, 1)
+            if data.binarization != "none":
+                image = torch.bernoulli(image, generator=generator)
+        samples.append(image)
+    return torch.cat(samples)
 
 
 def frechet_distance(first: Tensor, second: Tensor) -> float:
@@ -107,18 +120,19 @@ def covered(points: Tensor, centers: Tensor) -> float:
 def reconstruction_error(x: Tensor, decoded: Tensor) -> dict[str, float]:
     """Returns the mean squared error per pixel, the PSNR in dB and the SSIM.
 
-    x and decoded are images (N, C, H, W) in [0, 1].
+    x and decoded are images (N, C, H, W) in [0, 1]. The SSIM is averaged over the windows of 11 x
+    11 pixels that lie within the image, as in Wang et al. 2004,
+    https://doi.org/10.1109/TIP.2003.819861; smaller images have none.
     """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     mse = float((x - decoded).square().mean())
     ssim: list[Tensor] = []
     for a, b in zip(decoded.split(1000), x.split(1000), strict=True):
-        values = structural_similarity_index_measure(a, b, data_range=1.0, reduction="none")
-        assert isinstance(values, Tensor)  # it is a tuple only if full images are requested
-        ssim.append(values)
-    return {
-        "mse": mse,
-        "psnr": -10 * float(torch.tensor(mse, dtype=torch.float64).log10()),
-        "ssim": float(torch.cat(ssim).mean()),
-    }
+        if min(a.shape[-2:]) < SSIM_WINDOW:
+            break
+        _, full = structural_similarity_index_measure(a, b, data_range=1.0, return_full_image=True)
+        inside = slice(SSIM_WINDOW // 2, -(SSIM_WINDOW // 2))  # the other windows are padded
+        ssim.append(full[..., inside, inside].mean((1, 2, 3)))
+    errors = {"mse": mse, "psnr": -10 * float(torch.tensor(mse, dtype=torch.float64).log10())}
+    return errors | ({"ssim": float(torch.cat(ssim).mean())} if ssim else {})

@@ -125,6 +125,7 @@ const OPERATIONS = {
   softplus: pointwise((x, op) => softplus(x) + op.floor),
   continuousBernoulli: pointwise((x, op) => continuousBernoulliMean(op.bound * Math.tanh(x / op.bound))),
   add: (op, [x, y], out) => { for (let i = 0; i < out.length; i++) out[i] = x[i] + y[i]; },
+  gate: (op, [x], out) => { for (let i = 0; i < out.length; i++) out[i] = x[i] * sigmoid(x[out.length + i]); },
   slice: (op, [x], out) => out.set(x.subarray(op.start, op.start + out.length)),
   affine: (op, [x], out) => {
     const pixels = out.length / op.channels;

@@ -24,8 +24,8 @@ from vae_lightning.distributions import (
     LaplaceLikelihood,
     SquaredErrorLikelihood,
 )
-from vae_lightning.distributions.likelihood import MEAN_ACTIVATIONS, Likelihood
-from vae_lightning.distributions.scale import SCALE_FLOOR, PerPixelScale
+from vae_lightning.distributions.likelihood import Likelihood
+from vae_lightning.distributions.scale import PerPixelScale
 from vae_lightning.networks import ConditionalDecoder
 
 # elementwise operations: every layer, function or method that computes them
@@ -55,7 +55,7 @@ SHAPE_ONLY = {
 ADD = {operator.add, operator.iadd, torch.add, "add"}
 SUPPORTED_LAYERS = (
     "Linear, Conv2d, ConvTranspose2d, BatchNorm, Dropout, Flatten, Unflatten, ReLU, SiLU, GELU,"
-    " Tanh, Sigmoid, +"
+    " GLU, Tanh, Sigmoid, +"
 )
 
 
@@ -165,8 +165,8 @@ def unsupported(name: str, layer: object, reason: str = "") -> ConfigError:
         else f"{layer}"
     )
     return ConfigError(
-        f"decoder layer {name} ({kind}): {reason or 'not supported by the page'}; must consist of"
-        f" {SUPPORTED_LAYERS} (train, evaluate and verify support any layer)"
+        f"decoder layer {name} ({kind}): {reason or 'not supported by the page'}; the decoder must"
+        f" consist of {SUPPORTED_LAYERS} (train, evaluate and verify support any layer)"
     )
 
 
@@ -179,6 +179,11 @@ def linear(layer: nn.Linear, before: list[int], after: list[int]) -> Translation
         return None
     parameters: dict[str, float] = {"rows": after[0], "inner": before[0]}
     return "linear", parameters, {"weight": layer.weight, "bias": bias_of(layer, after[0])}
+
+
+def gate(layer: nn.GLU, before: list[int], _: list[int]) -> Translation | None:
+    """The first half of a vector times the sigmoid of the second half."""
+    return ("gate", {}, {}) if len(before) == 1 and layer.dim in (-1, 1) else None
 
 
 def convolution(
@@ -224,6 +229,7 @@ def bias_of(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d, outputs: int) -> 
 
 LAYERS: dict[object, Callable[..., Translation | None]] = {
     nn.Linear: linear,
+    nn.GLU: gate,
     nn.Conv2d: convolution,
     nn.ConvTranspose2d: convolution,
     nn.BatchNorm1d: batch_norm,
@@ -257,14 +263,14 @@ def mean_ops(likelihood: Likelihood, ops: list[Op]) -> list[Op]:
     per_pixel = isinstance(getattr(likelihood, "scale", None), PerPixelScale)
     size = outputs // 2 if per_pixel else outputs
     found = [Op("slice", [last], size, {"start": 0})]
-    if likelihood.activate is MEAN_ACTIVATIONS["sigmoid"]:
+    if isinstance(likelihood.activate, nn.Sigmoid):
         found.append(Op("sigmoid", [last + 1], size))
     if type(likelihood) is not DiscretizedLogisticLikelihood:
         return found
     location = last + len(found)
     if per_pixel:
         found.append(Op("slice", [last], size, {"start": size}))
-        found.append(Op("softplus", [location + 1], size, {"floor": SCALE_FLOOR}))
+        found.append(Op("softplus", [location + 1], size, {"floor": likelihood.floor}))
         return [*found, Op("discretizedLogistic", [location, location + 2], size)]
     _, scale = likelihood.scale(torch.zeros(1))
     return [*found, Op("discretizedLogistic", [location], size, {"scale": scale.item()})]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from vae_lightning import __version__
+from vae_lightning.version import __version__
 
 if TYPE_CHECKING:
     from vae_lightning.exporting.graphs import File

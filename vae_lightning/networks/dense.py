@@ -18,6 +18,7 @@ from vae_lightning.checks.errors import ConfigError
 from vae_lightning.checks.ranges import Choice, Integer, Integers, Option
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU}
+GATED = "gated"  # not an activation of single values: a layer has twice as many outputs
 
 LatentDim = Annotated[int, Option("number of latent dimensions", Integer(1))]
 HiddenDims = Annotated[
@@ -25,6 +26,13 @@ HiddenDims = Annotated[
     Option("widths of the encoder's hidden layers, reversed in the decoder", Integers(1)),
 ]
 Activation = Annotated[str, Option("activation between layers", Choice(tuple(ACTIVATIONS)))]
+DenseActivation = Annotated[
+    str,
+    Option(
+        "activation between layers; gated: (A h + b) * sigmoid(C h + d)",
+        Choice((*ACTIVATIONS, GATED)),
+    ),
+]
 
 
 def activate(name: str) -> nn.Module:
@@ -35,11 +43,20 @@ def activate(name: str) -> nn.Module:
 
 
 def dense(widths: Sequence[int], activation: str) -> nn.Sequential:
-    """Returns linear layers of the given widths with activations between them."""
+    """Returns linear layers of the given widths with activations between them.
+
+    With the activation ``gated``, a hidden layer is (A h + b) * sigmoid(C h + d). Dauphin et al.
+    2017, https://arxiv.org/abs/1612.08083; in VAEs Tomczak & Welling 2018,
+    https://arxiv.org/abs/1705.07120.
+    """
     layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(widths):
-        layers += [nn.Linear(inputs, outputs), activate(activation)]
-    return nn.Sequential(*layers[:-1])
+    for inputs, outputs in pairwise(widths[:-1]):
+        if activation == GATED:
+            layers += [nn.Linear(inputs, 2 * outputs), nn.GLU()]
+        else:
+            layers += [nn.Linear(inputs, outputs), activate(activation)]
+    inputs, outputs = widths[-2:]
+    return nn.Sequential(*layers, nn.Linear(inputs, outputs))
 
 
 class MLPEncoder(nn.Sequential):
@@ -50,7 +67,7 @@ class MLPEncoder(nn.Sequential):
         outputs: int,
         image_shape: Sequence[int],
         hidden_dims: HiddenDims = (),
-        activation: Activation = "relu",
+        activation: DenseActivation = "relu",
     ) -> None:
         super().__init__(
             nn.Flatten(), dense([math.prod(image_shape), *hidden_dims, outputs], activation)
@@ -66,7 +83,7 @@ class MLPDecoder(nn.Sequential):
         latent_dim: LatentDim,
         image_shape: Sequence[int],
         hidden_dims: HiddenDims = (),
-        activation: Activation = "relu",
+        activation: DenseActivation = "relu",
     ) -> None:
         channels, height, width = image_shape
         super().__init__(

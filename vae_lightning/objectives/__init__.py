@@ -10,16 +10,19 @@ from vae_lightning.objectives.bounds import (
     elbo,
     free_bits_bound,
 )
+from vae_lightning.objectives.disentangling import DIP, Factor
 from vae_lightning.objectives.iwae import IWAE, iwae
 from vae_lightning.objectives.terms import Objective, Terms
 
 __all__ = [
+    "DIP",
     "ELBO",
     "GECO",
     "IWAE",
     "MMD",
     "TC",
     "Capacity",
+    "Factor",
     "FreeBits",
     "Objective",
     "Terms",

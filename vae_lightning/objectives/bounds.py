@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.checks.ranges import Number, Option
+from vae_lightning.distributed import summed_over_processes
 from vae_lightning.distributions import (
     DiagonalNormalPosterior,
     StandardNormalPrior,
@@ -117,13 +118,17 @@ class Capacity(Objective):
         self.capacity = capacity
         self.gamma = gamma
 
-    def beta_at(self, step: int) -> float:
-        """Returns gamma, the weight of the distance of the KL from the capacity."""
-        return self.gamma
+    def capacity_at(self, step: int) -> float:
+        """Returns the capacity at this optimizer step, in nats per image."""
+        return self.capacity * self.annealing(step)
+
+    def weights(self, step: int) -> dict[str, float]:
+        """Returns gamma, and the capacity at this optimizer step."""
+        return {"gamma": self.gamma, "capacity": self.capacity_at(step)}
 
     def forward(self, terms: Terms, step: int) -> Float[Tensor, " B"]:
         """Returns the loss per image, (B,), at this optimizer step."""
-        return capacity_bound(terms, self.capacity * self.annealing(step), self.gamma)
+        return capacity_bound(terms, self.capacity_at(step), self.gamma)
 
 
 class GECO(Objective):
@@ -157,9 +162,9 @@ class GECO(Objective):
         self.register_buffer("average", torch.zeros(()))
         self.register_buffer("log_multiplier", torch.zeros(()))
 
-    def beta_at(self, step: int) -> float:
-        """Returns 1 / lambda, the weight of the KL relative to recon."""
-        return float((-self.log_multiplier).exp())
+    def weights(self, step: int) -> dict[str, float]:
+        """Returns lambda, the weight of recon relative to the KL."""
+        return {"lambda": float(self.log_multiplier.exp())}
 
     def forward(self, terms: Terms, step: int) -> Float[Tensor, " B"]:
         """Returns the loss per image, (B,); in training, it then updates lambda."""
@@ -167,8 +172,11 @@ class GECO(Objective):
         loss = terms.kl + self.log_multiplier.exp() * constraint
         if self.training:
             with torch.no_grad():
+                images = constraint.new_tensor(len(constraint))
+                total, count = summed_over_processes(torch.stack([constraint.sum(), images]))
                 self.average.lerp_(
-                    (constraint.mean() / self.target).clamp(-1, 1), 1 - self.smoothing
+                    (total / count / self.target).clamp(-1, 1).to(self.average.dtype),
+                    1 - self.smoothing,
                 )
                 self.log_multiplier.add_(self.rate * self.average).clamp_(-10, 10)
         return loss

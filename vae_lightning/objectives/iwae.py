@@ -33,16 +33,21 @@ def iwae(terms: Terms, beta: float = 1.0, gradient: str = "standard") -> Float[T
             gradient of the bound. ``stl``, sticking the landing, omits the score of q, whose mean
             is zero for K = 1 (Roeder et al. 2017, https://arxiv.org/abs/1703.09194). ``dreg``,
             doubly reparameterized, is unbiased for every K (Tucker et al. 2019,
-            https://arxiv.org/abs/1810.04152).
+            https://arxiv.org/abs/1810.04152) and every beta. With the weights v_k, normalized to
+            sum to one, the gradient through z_k has the weight v_k [(1 - beta) + beta v_k], which
+            is v_k^2 for beta = 1: reparameterizing the score -beta v_k d log q(z_k) turns it into
+            the gradient of -beta v_k with respect to z_k, which is -beta v_k (1 - v_k) times that
+            of log w_k.
     """
     without_score = gradient != "standard" and torch.is_grad_enabled()
     log_q = terms.posterior.detach().log_prob(terms.z) if without_score else terms.log_q
     log_weights = beta * (terms.log_p - log_q) - terms.recon  # (K, B)
     if gradient == "dreg" and terms.z.requires_grad:
         weights = log_weights.detach().softmax(0).unsqueeze(-1)  # (K, B, 1)
-        # gradients of the decoder and the prior keep the weight w_k; the hook multiplies gradients
-        # that flow through z to the encoder by w_k again, so their weight is w_k^2
-        terms.z.register_hook(lambda grad: grad * weights)
+        # gradients of the decoder and the prior keep the weight v_k; the hook multiplies gradients
+        # that flow through z to the encoder by the other factor
+        factor = (1 - beta) + beta * weights
+        terms.z.register_hook(lambda grad: grad * factor)
     return math.log(len(log_weights)) - log_weights.logsumexp(0)
 
 

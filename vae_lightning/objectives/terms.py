@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vae_lightning.checks.ranges import Integer, Number, Option
-from vae_lightning.distributions import Posterior, Prior, kl_divergence
+from vae_lightning.distributions import Posterior, Prior, kl_divergence, layer_kl_divergences
 from vae_lightning.distributions.component import Component
 from vae_lightning.objectives.annealing import Annealing, Constant
 
@@ -40,11 +41,21 @@ class Terms:
     def kl(self) -> Float[Tensor, " B"]:
         """KL(q(z|x) || p(z)), (B,), >= 0, in closed form if it exists.
 
+        Between distributions with the same stochastic layers it is the sum of ``layer_kl``.
         Otherwise it is the unbiased estimate 1/K sum_k [log q(z_k|x) - log p(z_k)], which can be
         negative.
         """
         closed_form = kl_divergence(self.posterior, self.prior)
-        return (self.log_q - self.log_p).mean(0) if closed_form is None else closed_form
+        if closed_form is not None:
+            return closed_form
+        if self.layer_kl:
+            return torch.stack(self.layer_kl).sum(0)
+        return (self.log_q - self.log_p).mean(0)
+
+    @cached_property
+    def layer_kl(self) -> tuple[Float[Tensor, " B"], ...]:
+        """The KL of each stochastic layer, (B,) each, from the top; empty without layers."""
+        return layer_kl_divergences(self.posterior, self.prior, self.z)
 
     @cached_property
     def log_q(self) -> Float[Tensor, "K B"]:
@@ -77,3 +88,7 @@ class Objective(Component):
     def beta_at(self, step: int) -> float:
         """Returns the weight of the KL term at this optimizer step."""
         return self.beta * self.annealing(step)
+
+    def weights(self, step: int) -> dict[str, float]:
+        """Returns the weights of the loss at this optimizer step by name, to be logged."""
+        return {"beta": self.beta_at(step)}

@@ -14,7 +14,7 @@ from torch import Tensor
 from vae_lightning.checks.errors import NotFinite
 from vae_lightning.checks.ranges import Integer, Number, Option
 from vae_lightning.data.images import image_data
-from vae_lightning.evaluation.latents import active_units
+from vae_lightning.evaluation.latents import active_units, posterior_means
 from vae_lightning.plots import canvas
 from vae_lightning.plots.views import Viewer
 from vae_lightning.storage.run_folder import write_alarm
@@ -40,7 +40,8 @@ class Gallery(Callback):
     """Draws pictures and latent statistics during training, for TensorBoard and for pictures/.
 
     The test images and the noise are the same at every epoch, so that successive pictures show
-    the progress of the training and nothing else.
+    the progress of the training and nothing else. The active units of an epoch are those of some
+    test images; after the training, they are counted on all test images, as ``evaluate`` does.
 
     Args:
         every_n_epochs: number of epochs between pictures; the last epoch is always drawn. In a long
@@ -105,6 +106,13 @@ class Gallery(Callback):
                 if epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs:
                     self.draw(trainer, viewer)
         pl_module.train()
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Logs the active units of the tested weights on all test images, for metrics.json."""
+        assert isinstance(pl_module, VAE)
+        active = active_units(posterior_means(pl_module, image_data(trainer), "test"))
+        # not for TensorBoard, which has a value for the last epoch already
+        pl_module.log("latents/active_units", float(active), batch_size=1, logger=False)
 
     def check_latents(self, trainer: Trainer, active: int, information: Tensor) -> None:
         """Raises the alarm if few latent dimensions are active; withdraws it after recovery.

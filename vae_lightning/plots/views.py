@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vae_lightning import rng
-from vae_lightning.distributions import Posterior, StandardNormal
+from vae_lightning.distributions import Posterior, Prior, StandardNormal
 from vae_lightning.evaluation.latents import information_per_dim, moments
 from vae_lightning.networks import UNCONDITIONAL, Condition
 from vae_lightning.plots.picture import Bars, Grid, Scatter
@@ -78,14 +78,20 @@ class Viewer:
         title = "Test images above their reconstructions E[x|z], z = E[z|x]"
         return Grid(sheet, title, self.subtitle)
 
-    def samples(self, count: int = 100) -> Grid:
-        """Draws decoded samples from the prior; a conditional model draws one class per column."""
+    def samples(self, count: int = 100, mixture: Prior | None = None) -> Grid:
+        """Draws decoded samples from the prior; a conditional model draws one class per column.
+
+        With ``mixture``, they are drawn from it instead.
+        """
         side = max(1, math.isqrt(count))
         generator = rng.generator(self.module.device, self.seed, "samples")
-        z = self.module.prior(self.module.encoder).sample(side * side, generator)
+        prior = self.module.prior(self.module.encoder) if mixture is None else mixture
+        z = prior.sample(side * side, generator)
         labels = torch.arange(side * side, device=z.device) % side % max(1, self.module.classes)
         images = self.decode(z, labels).unflatten(0, (side, side))
-        title = f"Samples from the prior{self.class_suffix()}: E[x|z], z ~ p(z)"
+        source = "the prior" if mixture is None else "a Gaussian mixture of the codes"
+        density = "p(z)" if mixture is None else "mixture"
+        title = f"Samples from {source}{self.class_suffix()}: E[x|z], z ~ {density}"
         return Grid(images, title, self.subtitle)
 
     def class_suffix(self) -> str:
@@ -225,7 +231,7 @@ class Viewer:
         return Scatter(means, labels, title, self.subtitle, *axes)
 
     def kl_bars(self) -> Bars:
-        """Draws the information of each latent dimension as bars, largest first."""
+        """Draws the KL, or the information, of each latent dimension as bars, largest first."""
         kl, order = self.information
         names: Sequence[str] = [f"z{dimension}" for dimension in order.tolist()]
         return Bars(

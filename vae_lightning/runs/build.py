@@ -3,12 +3,12 @@
 from omegaconf import DictConfig
 from torch import Tensor
 
-from vae_lightning import __version__
 from vae_lightning.checks.errors import ConfigError, one_line
 from vae_lightning.config.compose import COMPOSITION_ERRORS
 from vae_lightning.training.assembly import build_module
 from vae_lightning.training.module import VAE
 from vae_lightning.training.trainer import silence_notices
+from vae_lightning.version import __version__
 
 # the exceptions that a configuration written by another version may cause
 BUILD_ERRORS = (*COMPOSITION_ERRORS, AttributeError, KeyError, TypeError, ValueError)

@@ -40,6 +40,9 @@ def load_run(
     an incompatible version.
     """
     check_value("trust", trust, GENERAL_OPTIONS["trust"])
+    for name, value in (("run", run), ("data_root", data_root)):
+        if not isinstance(value, str | Path) and (name == "run" or value is not None):
+            raise ConfigError(f"{name}={value}: must be a path")
     source = Path(run).expanduser()
     is_file = source.suffix == ".safetensors"
     loaded = read_safetensors(source, trust) if is_file else read_run(source, checkpoint, trust)

@@ -15,15 +15,18 @@ from torch import Tensor
 
 from vae_lightning import rng
 from vae_lightning.checks.errors import ConfigError
-from vae_lightning.checks.ranges import Integer
+from vae_lightning.checks.ranges import SEEDS, Integer
 from vae_lightning.data.images import ImageData
-from vae_lightning.distributions import BernoulliLikelihood
+from vae_lightning.distributions import BernoulliLikelihood, Mixture, Prior
 from vae_lightning.evaluation import likelihood
 from vae_lightning.evaluation.latents import Moments, moments
+from vae_lightning.evaluation.mixture import fit_mixture
 from vae_lightning.networks import UNCONDITIONAL, Condition
 from vae_lightning.training.assembly import build_data
 from vae_lightning.training.module import VAE
 from vae_lightning.training.summary import describe
+
+PRIORS = ("model", "gmm")
 
 
 @dataclass(frozen=True)
@@ -61,21 +64,46 @@ class Run:
         return select_split(self.data.labels, split)
 
     @torch.no_grad()
-    def sample(self, count: int, seed: int = 0, label: int | Tensor | None = None) -> Tensor:
-        """Returns E[x|z] for ``count`` draws z ~ p(z) from ``seed``: (count, C, H, W)."""
+    def sample(
+        self,
+        count: int,
+        seed: int = 0,
+        label: int | Tensor | None = None,
+        prior: str = "model",
+    ) -> Tensor:
+        """Returns E[x|z] for ``count`` draws z from ``seed``: (count, C, H, W).
+
+        z is drawn from the prior of the model, or, with ``prior="gmm"``, from a Gaussian mixture
+        that is fitted to the codes of the training images, see evaluation.mixture.
+        """
         if not Integer(1).contains(count):
             raise ConfigError(f"count={count}: must be an integer >= 1")
+        if not SEEDS.contains(seed):
+            raise ConfigError(f"seed={seed}: must be {SEEDS.allowed}")
         generator = rng.generator(self.module.device, seed, "samples")
-        return self.decode(self.module.prior(self.module.encoder).sample(count, generator), label)
+        return self.decode(self.prior(prior).sample(count, generator), label)
+
+    def prior(self, name: str) -> Prior:
+        """Returns the prior of the model (``model``) or the fitted mixture (``gmm``)."""
+        if name not in PRIORS:
+            raise ConfigError(f"prior={name}: must be one of {', '.join(PRIORS)}")
+        return self.mixture if name == "gmm" else self.module.prior(self.module.encoder)
+
+    @cached_property
+    def mixture(self) -> Mixture:
+        """A Gaussian mixture that is fitted to the codes of the training images."""
+        return fit_mixture(self.module, self.data)
 
     @torch.no_grad()
     def decode(self, z: Tensor, label: int | Tensor | None = None) -> Tensor:
         """Returns E[x|z] for z (N, L): (N, C, H, W)."""
-        z = torch.as_tensor(z, dtype=torch.float32, device=self.module.device)
+        z = as_tensor("z", z).to(self.module.device, torch.float32)
         if z.ndim != 2 or z.shape[1] != self.module.latent_dim:
             raise ConfigError(
                 f"z: must have shape (N, {self.module.latent_dim}), got {tuple(z.shape)}"
             )
+        if not z.isfinite().all():
+            raise ConfigError("z: must be finite")
         return self.module.decoder(z[None], self.condition(label, len(z))).mean[0]
 
     @torch.no_grad()
@@ -107,6 +135,11 @@ class Run:
 
         Raises ConfigError for pixels outside the support of the likelihood.
         """
+        if not self.module.decoder.is_normalized:
+            raise ConfigError(
+                "log_prob: requires likelihood.gray=false: a Bernoulli distribution gives no"
+                " probability to gray pixels; evaluate reports the gray_cross_entropy instead"
+            )
         if not Integer(1).contains(num_samples):
             raise ConfigError(f"num_samples={num_samples}: must be an integer >= 1")
         x = self.prepare_images(x)
@@ -121,9 +154,8 @@ class Run:
         return torch.cat(values)
 
     def check_support(self, x: Tensor) -> None:
-        """Raises ConfigError for gray pixels if the likelihood is Bernoulli without gray=true."""
-        decoder = self.module.decoder
-        binary = isinstance(decoder, BernoulliLikelihood) and not decoder.gray
+        """Raises ConfigError for gray pixels if the likelihood is Bernoulli."""
+        binary = isinstance(self.module.decoder, BernoulliLikelihood)
         if binary and ((x != 0) & (x != 1)).any():
             raise ConfigError(
                 "x: must be 0 and 1 only, because likelihood=bernoulli gives no probability to "
@@ -135,7 +167,7 @@ class Run:
 
         Raises ConfigError for a wrong shape, type or range.
         """
-        x = torch.as_tensor(x, device=self.module.device)
+        x = as_tensor("x", x).to(self.module.device)
         shape = tuple(self.cfg.data.image_shape)
         if not (
             x.shape[1:] == shape
@@ -169,7 +201,7 @@ class Run:
         allowed = f"an integer from 0 to {classes - 1}, or {count} of them"
         if label is None:
             raise ConfigError(f"label: must be {allowed}, because this model is conditional")
-        labels = torch.as_tensor(label, device=self.module.device)
+        labels = as_tensor("label", label).to(self.module.device)
         if (
             labels.dtype.is_floating_point
             or labels.dtype == torch.bool
@@ -183,6 +215,15 @@ class Run:
                 f"label: must be {allowed}, got {int(labels.min())} to {int(labels.max())}"
             )
         return Condition(labels.long().expand(count))
+
+
+def as_tensor(name: str, values: object) -> Tensor:
+    """Returns numbers as a tensor; raises ConfigError, with the name, if they are none."""
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        shown = type(values).__name__
+        raise ConfigError(f"{name}: must be numbers of equal lengths, got {shown}") from error
 
 
 def select_split(parts: dict[str, Tensor], split: str) -> Tensor:

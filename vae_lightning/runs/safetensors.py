@@ -5,7 +5,6 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from vae_lightning import __version__
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.config.optional import EXPORT_PACKAGES, require_packages
 from vae_lightning.runs.build import build
@@ -13,6 +12,7 @@ from vae_lightning.runs.run import Run
 from vae_lightning.runs.untrusted import read_config
 from vae_lightning.storage.files import write_bytes
 from vae_lightning.storage.run_folder import without_hydra
+from vae_lightning.version import __version__
 
 
 def write_safetensors(path: Path, run: Run) -> None:

@@ -27,7 +27,7 @@ def read_config(text: str) -> DictConfig:
     """
     cfg = read_plain(text)
     if not isinstance(cfg, DictConfig):
-        raise ConfigError("it holds no mapping")
+        raise ConfigError("it must be a YAML mapping of keys to values")
     try:
         cfg.trust = False
         cfg.data.fallback = None
@@ -41,7 +41,7 @@ def read_overrides(text: str) -> list[str]:
     """Parses the stored overrides; raises what ``read_config`` raises."""
     overrides = read_plain(text)
     if not isinstance(overrides, ListConfig):
-        raise ConfigError("its overrides are no list")
+        raise ConfigError("its overrides are not a list")
     return [str(override) for override in overrides]
 
 

@@ -144,7 +144,7 @@ def write_status(run: Path, state: str, reason: str | None = None) -> None:
 
 
 def write_alarm(run: Path, alarm: str | None) -> None:
-    """Sets the alarm in status.json; None removes it."""
+    """Writes a warning, such as a collapse of the posterior, to status.json; None removes it."""
     status = read_status(run) | {"alarm": alarm}
     write_json(run / "status.json", {key: value for key, value in status.items() if value})
 

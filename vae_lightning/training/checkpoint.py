@@ -67,7 +67,7 @@ def check_space(run: Path, module: nn.Module) -> None:
     if free < needed:
         raise ConfigError(
             f"hydra.run.dir={run}: must have {needed / 1e6:.0f} MB of free space for the"
-            f" checkpoints, has {free / 1e6:.0f} MB"
+            f" checkpoints; it has {free / 1e6:.0f} MB"
         )
 
 

@@ -129,8 +129,8 @@ def check_schedules(module: VAE, steps: int) -> None:
     if annealing is not None and annealing.duration > steps:
         name = type(annealing).__name__.lower()
         raise ConfigError(
-            f"annealing={name}: must end within the {steps} steps of the training, takes"
-            f" {annealing.duration}; set annealing.steps or trainer.max_epochs"
+            f"annealing={name}: must end within the {steps} steps of the training, but takes"
+            f" {annealing.duration} steps; set annealing.steps or trainer.max_epochs"
         )
 
 
@@ -182,7 +182,7 @@ def train_and_test(
             trainer.strategy.barrier("best.ckpt")  # rank 0 still links it while the others go on
             best = read_checkpoint(run / run_folder.BEST, f"resume={run}")
             module.load_state_dict(best["state_dict"])
-            (test,) = trainer.test(module, data, verbose=False)
+            trainer.test(module, data, verbose=False)
         except NotFinite as error:
             tensorboard.end_hparams(trainer, "FAILURE")
             saved = saved_progress(run, parts.recorder.state_key)
@@ -190,7 +190,7 @@ def train_and_test(
         except Exception:
             tensorboard.end_hparams(trainer, "FAILURE")
             raise
-    return dict(test)
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
 def conclude(cfg: DictConfig, parts: Parts, test: dict[str, float]) -> Result:

@@ -6,8 +6,8 @@ from lightning.pytorch import Trainer
 def count_optimizer_steps(trainer: Trainer, count: int) -> None:
     """Tells Lightning how many optimizer steps one call of ``training_step`` took.
 
-    With manual optimization Lightning counts a step only where the optimizer is wrapped, and it
-    numbers what is logged by its own calls.
+    With manual optimization, Lightning counts a step only if its own wrapper of the optimizer takes
+    it, and it numbers logged values by its calls of ``training_step``.
     """
     epoch_loop = trainer.fit_loop.epoch_loop
     progress = epoch_loop.manual_optimization.optim_step_progress

@@ -16,7 +16,7 @@ FLOAT_BYTES = 4
 
 
 def machine_bytes() -> int | None:
-    """The memory of this machine in bytes; None on a system that does not tell it."""
+    """The memory of this machine in bytes; None if the system does not report it."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):

@@ -47,7 +47,7 @@ class VAE(LightningModule):
         decoder: z (K, B, L) -> p(x|z).
         prior: encoder -> p(z).
         objective: (Terms, step) -> loss per image (B,); has ``num_samples``, K, and
-            ``beta_at(step)``.
+            ``weights(step)``.
         optimizer: called with the parameters.
         scheduler: called with the optimizer and ``total_steps``; stepped after every optimizer
             step. None: a constant learning rate.
@@ -227,7 +227,8 @@ class VAE(LightningModule):
     def on_train_epoch_end(self) -> None:
         """Logs the terms of training."""
         self.log_means("train")
-        self.log("train/beta", self.objective.beta_at(self.global_step), batch_size=1)
+        for name, value in self.objective.weights(self.global_step).items():
+            self.log(f"train/{name}", value, batch_size=1)
 
     def on_validation_epoch_end(self) -> None:
         """Logs the terms of validation."""
@@ -242,13 +243,14 @@ class VAE(LightningModule):
 
         Raises NotFinite if one is not finite: nothing after it could be trusted.
         """
-        loss, recon, kl = self.sums[split].finish(self.trainer.strategy)
+        loss, recon, kl, *layers = self.sums[split].finish(self.trainer.strategy)
         if not math.isfinite(loss + recon + kl):
             raise NotFinite(
                 f"{split} is not finite in epoch {self.current_epoch + 1}: loss {loss},"
                 f" recon {recon}, KL {kl}; a smaller optimizer.lr may help"
             )
         terms = {"loss": loss, "recon": recon, "kl": kl, "neg_elbo": recon + kl}
+        terms |= {f"kl_{number}": value for number, value in enumerate(layers, 1)}
         # the values are the same on every process already: nothing is left to synchronize
         self.log_dict({f"{split}/{name}": value for name, value in terms.items()}, batch_size=1)
 

@@ -22,7 +22,7 @@ class LocalDDP(DDPStrategy):
         self.folder = folder
 
     def setup_distributed(self) -> None:
-        """Connects the processes; Lightning then finds them connected, also for the test."""
+        """Connects the processes, once; Lightning does not connect them again for the test."""
         if torch.distributed.is_initialized():
             super().setup_distributed()
             return

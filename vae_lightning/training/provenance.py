@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vae_lightning.storage.files import write_json, write_text
 from vae_lightning.storage.run_folder import ENVIRONMENT, UNCOMMITTED
+from vae_lightning.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +19,6 @@ PACKAGES = (
     "hydra-core",
     "omegaconf",
     "numpy",
-    "vae_lightning",
 )
 CHECKOUT = Path(__file__).resolve().parents[2]
 MAX_DIFFERENCE_BYTES = 1_000_000
@@ -36,7 +36,9 @@ def write_provenance(run: Path) -> None:
 def versions() -> str:
     """The versions of Python and of the packages that numbers depend on."""
     packages = [f"{name} {version(name)}" for name in PACKAGES]
-    return ", ".join([f"python {platform.python_version()}", *packages])
+    # a checkout that is not installed has no metadata
+    own = f"vae_lightning {__version__}"
+    return ", ".join([f"python {platform.python_version()}", *packages, own])
 
 
 def revision() -> str | None:

@@ -10,6 +10,7 @@ from vae_lightning.checks.errors import counted
 from vae_lightning.data.fingerprint import is_published
 from vae_lightning.data.images import ImageData
 from vae_lightning.distributions import bits_per_dim
+from vae_lightning.networks import UNCONDITIONAL, Condition
 from vae_lightning.training.module import VAE
 
 Row = Mapping[str, float]
@@ -34,6 +35,7 @@ def final_metrics(
     metrics |= {
         "data": data.name,
         "likelihood": module.decoder.description,
+        "log_normalizer": log_normalizer(module),
         "kl_estimate": describe_kl(module, data),
         "checkpoint": "best",
         "epoch": int(best["epoch"]),
@@ -49,6 +51,14 @@ def final_metrics(
     if getattr(module.decoder, "discrete", False):
         metrics["test/bits_per_dim"] = bits_per_dim(test["test/neg_elbo"], data.pixels)
     return metrics
+
+
+@torch.no_grad()
+def log_normalizer(module: VAE) -> float:
+    """The constant in nats that recon of the likelihood omits."""
+    z = torch.zeros(1, 1, module.latent_dim, device=module.device)
+    labels = Condition(z.new_zeros(1, dtype=torch.int64)) if module.classes else UNCONDITIONAL
+    return float(module.decoder(z, labels).log_normalizer)
 
 
 def device_name(device: torch.device) -> str:

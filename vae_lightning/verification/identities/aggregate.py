@@ -106,8 +106,9 @@ def discrepancy(q: DiagonalNormal) -> list[Row]:
         kernel(0 * mean, 2 * std**2) + kernel(0 * mean, 2 * one) - 2 * kernel(mean, std**2 + one)
     )
     first, second, third = (normal(f"mmd {name}", 1000, 20, LATENTS) for name in "abc")
-    different = torch.stack([mmd(mean + std * a, b) for a, b in zip(first, second, strict=True)])
-    same = torch.stack([mmd(a, b) for a, b in zip(third, second, strict=True)])
+    normals = (mean + std * first).unsqueeze(1)  # one sample of each distribution
+    different = torch.stack([mmd(a, b) for a, b in zip(normals, second, strict=True)])
+    same = torch.stack([mmd(a, b) for a, b in zip(third.unsqueeze(1), second, strict=True)])
     return [
         monte_carlo("E[mmd of two normals] = closed form of MMD^2", different, exact),
         monte_carlo("E[mmd of a distribution with itself] = 0", same, 0.0),

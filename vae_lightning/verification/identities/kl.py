@@ -14,6 +14,7 @@ from torch import Tensor
 from vae_lightning.distributions import (
     DiagonalNormal,
     FullNormal,
+    LayeredNormal,
     Mixture,
     StandardNormal,
     kl_diagonal_normals,
@@ -67,6 +68,7 @@ def divergences() -> list[Row]:
             expected(standard, full.mean, covariance),
         ),
         *by_quadrature(),
+        of_layers(),
         by_sampling(
             "KL(diagonal normal || N(0, I)) = mean of log q - log p over samples", diagonal, closed
         ),
@@ -76,6 +78,31 @@ def divergences() -> list[Row]:
             kl_full_to_standard_normal(full.mean, full.scale_tril),
         ),
     ]
+
+
+def of_layers() -> Row:
+    """Checks the sum of the KL of two layers, whose means are not linear in the layer above."""
+
+    def second(inputs: Tensor) -> Tensor:
+        """The mean and the std, before softplus, of z_2 given all inputs."""
+        total = inputs.sum(-1, keepdim=True)
+        return torch.cat([total.sin(), 0.3 * total], dim=-1)
+
+    context = normal("layers", 3, 2)
+    q = LayeredNormal([1, 1], [lambda inputs: inputs, second], context, lambda: q)
+    p = LayeredNormal([1, 1], [None, lambda above: second(above.square())], None, lambda: p)
+    grid = Grid.cube(16, LATENTS, 601)
+    z = grid.points.unsqueeze(1).expand(-1, 3, -1)
+    log_q = q.log_prob(z)
+    noise = normal("layer samples", SAMPLES, 3, LATENTS)
+    estimates = torch.stack(
+        [Terms(torch.zeros(len(eps), 3), q.transform(eps), q, p).kl for eps in noise.split(100)]
+    )
+    return monte_carlo(
+        "KL of two layers, 100-sample estimate of its sum over layers = integral of q log(q/p)",
+        estimates,
+        grid.integral(log_q.exp() * (log_q - p.log_prob(z))),
+    )
 
 
 def by_sampling(statement: str, q: DiagonalNormal | FullNormal, expected: Tensor) -> Row:
