@@ -16,7 +16,7 @@ from vae_lightning.distributions import (
     StandardNormal,
     kl_divergence,
 )
-from vae_lightning.distributions.flows import MEAN_SAMPLES
+from vae_lightning.distributions.posterior import MEAN_SAMPLES
 
 BATCH, LATENTS = 5, 3
 KINDS = ["diagonal", "full", "flow"]

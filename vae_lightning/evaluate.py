@@ -30,7 +30,7 @@ MIN_SAMPLES_TO_COMPILE = 10_000_000
 OPTIONS = RUN_OPTIONS | {
     "samples": Option("importance samples per image for the NLL", Integer(1)),
     "method": Option(
-        "of estimating log p(x): importance sampling, or also annealed importance sampling",
+        "how log p(x) is estimated: by importance sampling, or by annealed importance sampling too",
         Choice(("importance", "ais")),
     ),
     "ais.images": Option("test images, and images of the model, for method=ais", Integer(1)),
@@ -42,7 +42,7 @@ OPTIONS = RUN_OPTIONS | {
         Choice(("model", "gmm")),
     ),
     "against": Option(
-        "another data set, whose images shall be told apart by log p(x)",
+        "another data set; reports how well log p(x) tells its images from those of the run",
         AnyOf((Choice(tuple(choices("data"))), Choice((None,)))),
     ),
     "pixels": Option(

@@ -34,6 +34,12 @@ def is_binary(images: UInt8[Tensor, "N C H W"]) -> bool:
     return bool(((images == 0) | (images == 255)).all())
 
 
+def require_marginals(encoder: nn.Module, name: str, reason: str) -> None:
+    """Raises ConfigError, for ``name`` and the reason, if a posterior has no closed marginals."""
+    if not encoder.has_marginals:
+        raise ConfigError(f"{name}: requires posterior=diagonal_normal or full_normal: {reason}")
+
+
 def require_gray(name: str, images: UInt8[Tensor, "N C H W"], binarized: bool) -> None:
     """Raises ConfigError for binary images, which have probabilities instead of densities."""
     if binarized or is_binary(images):

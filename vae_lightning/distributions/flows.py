@@ -17,11 +17,9 @@ from torch import Tensor, nn
 
 from vae_lightning.checks.ranges import Integer, Integers, Option
 from vae_lightning.distributions.normal import DiagonalNormal, StandardNormal, full_precision
-from vae_lightning.distributions.posterior import PosteriorModule, positive
+from vae_lightning.distributions.posterior import PosteriorModule, estimated_mean, positive
 from vae_lightning.networks.conditional import UNCONDITIONAL, Condition
 from vae_lightning.networks.dense import LatentDim
-
-MEAN_SAMPLES = 256  # samples that estimate the mean of a flow posterior
 
 Transforms = Annotated[int, Option("number of autoregressive transforms", Integer(1))]
 FlowWidths = Annotated[list[int], Option("hidden widths of each transform", Integers(1))]
@@ -79,18 +77,13 @@ class Flow:
 
     @property
     def mean(self) -> Float[Tensor, "B L"]:
-        """E_q[z|x], (B, L), estimated from MEAN_SAMPLES fixed samples.
-
-        All images have the same noise. Therefore the estimate does not depend on the other images
-        of the batch, and a dimension that is independent of x has the same estimate for all x.
-        """
-        shape = (MEAN_SAMPLES, 1, self.base.mean.shape[-1])
-        generator = torch.Generator(self.base.mean.device).manual_seed(0)
-        noise = torch.randn(
-            shape, generator=generator, device=generator.device, dtype=self.base.mean.dtype
-        ).expand(-1, len(self.base.mean), -1)
-        with torch.autocast(noise.device.type, enabled=False):
-            return self.bijection(self.base.transform(noise)).mean(0)
+        """E_q[z|x], (B, L), see ``estimated_mean``."""
+        with torch.autocast(self.base.mean.device.type, enabled=False):
+            return estimated_mean(
+                lambda noise: self.bijection(self.base.transform(noise)),
+                self.base.mean,
+                self.base.mean.shape[-1],
+            )
 
     def marginals(self) -> None:
         """Returns None, because the marginals of a flow have no closed form."""

@@ -6,7 +6,7 @@ Shapes: K samples, B images, L latent dimensions of all layers together, d of on
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Annotated, NamedTuple
 
@@ -21,12 +21,10 @@ from vae_lightning.distributions.normal import (
     full_precision,
     kl_diagonal_normals,
 )
-from vae_lightning.distributions.posterior import PosteriorModule, positive
+from vae_lightning.distributions.posterior import PosteriorModule, estimated_mean, positive
 from vae_lightning.networks import dense
 from vae_lightning.networks.conditional import UNCONDITIONAL, Condition
-from vae_lightning.networks.dense import LatentDim
-
-MEAN_SAMPLES = 256  # samples that estimate the mean of a posterior
+from vae_lightning.networks.dense import LatentDim, without_gradient
 
 UpperDims = Annotated[
     list[int],
@@ -65,6 +63,10 @@ class LayeredNormal:
     heads: Sequence[Callable[[Tensor], Tensor] | None]
     context: Float[Tensor, "B inputs"] | None
     make_detached: Callable[[], "LayeredNormal"]
+    # the last samples and the layers that they were drawn from, which log_prob and KL need again
+    last_samples: tuple[Float[Tensor, "K B L"], list[Layer]] | None = field(
+        default=None, repr=False
+    )
 
     def layer(self, number: int, above: Float[Tensor, "K B above"]) -> Layer:
         """Returns the normal distribution of a layer given those above."""
@@ -80,15 +82,18 @@ class LayeredNormal:
 
     def layers(self, z: Float[Tensor, "K B L"]) -> list[Layer]:
         """Returns the normal distributions of all layers, given the layers of z above each."""
+        if self.last_samples is not None and z is self.last_samples[0]:
+            return self.last_samples[1]
         starts = [0, *accumulate(self.sizes)]
         return [self.layer(number, z[..., : starts[number]]) for number in range(len(self.sizes))]
 
     def transform(self, noise: Float[Tensor, "K B L"]) -> Float[Tensor, "K B L"]:
         """Maps noise (K, B, L) to samples (K, B, L), layer by layer."""
-        z = noise[..., :0]
+        z, layers = noise[..., :0], []
         for number, eps in enumerate(noise.split(list(self.sizes), dim=-1)):
-            layer = self.layer(number, z)
-            z = torch.cat([z, layer.mean + layer.std * eps], dim=-1)
+            layers.append(self.layer(number, z))
+            z = torch.cat([z, layers[-1].mean + layers[-1].std * eps], dim=-1)
+        self.last_samples = z, layers
         return z
 
     def log_prob(self, z: Float[Tensor, "K B L"]) -> Float[Tensor, "K B"]:
@@ -105,13 +110,9 @@ class LayeredNormal:
 
     @property
     def mean(self) -> Float[Tensor, "B L"]:
-        """E[z], (B, L), estimated from MEAN_SAMPLES samples with the same noise for all images."""
+        """E[z], (B, L), see ``estimated_mean``."""
         assert self.context is not None
-        generator = torch.Generator(self.context.device).manual_seed(0)
-        shape = (MEAN_SAMPLES, 1, sum(self.sizes))
-        noise = torch.randn(shape, generator=generator, device=generator.device)
-        noise = noise.to(self.context.dtype).expand(-1, len(self.context), -1)
-        return self.transform(noise).mean(0)
+        return estimated_mean(self.transform, self.context, sum(self.sizes))
 
     def marginals(self) -> None:
         """Returns None, because the marginals of the lower layers have no closed form."""
@@ -155,8 +156,9 @@ def layer_sizes(latent_dim: int, upper_dims: Sequence[int], key: str) -> list[in
 
 def make_heads(sizes: Sequence[int], inputs: int, hidden_dims: Sequence[int]) -> nn.ModuleList:
     """Returns the networks of the layers: (inputs + dimensions above) to 2 d."""
-    starts = [0, *accumulate(sizes)]
-    widths = [[inputs + start, *hidden_dims, 2 * size] for start, size in zip(starts, sizes)]  # noqa: B905 - one start more
+    starts = [0, *accumulate(sizes[:-1])]
+    pairs = zip(starts, sizes, strict=True)
+    widths = [[inputs + start, *hidden_dims, 2 * size] for start, size in pairs]
     return nn.ModuleList(dense(each, "silu") if each[0] else nn.Identity() for each in widths)
 
 
@@ -200,18 +202,9 @@ class HierarchicalPosterior(PosteriorModule):
 
     def detached(self, context: Float[Tensor, "B context"]) -> LayeredNormal:
         """Returns q(z|x) without gradients to its parameters."""
-        found = LayeredNormal(self.sizes, frozen(self.heads), context.detach(), lambda: found)
+        heads = [without_gradient(head) for head in self.heads]
+        found = LayeredNormal(self.sizes, heads, context.detach(), lambda: found)
         return found
-
-
-def frozen(heads: nn.ModuleList) -> list[Callable[[Tensor], Tensor]]:
-    """Returns the same functions without gradients to their parameters."""
-
-    def call(head: nn.Module) -> Callable[[Tensor], Tensor]:
-        held = {name: value.detach() for name, value in head.named_parameters()}
-        return lambda inputs: torch.func.functional_call(head, held, (inputs,))
-
-    return [call(head) for head in heads]
 
 
 class HierarchicalPrior(nn.Module):

@@ -23,6 +23,7 @@ from vae_lightning.networks.dense import LatentDim
 
 # Added to every standard deviation, because softplus can underflow and log std must be finite.
 STD_FLOOR = 1e-6
+MEAN_SAMPLES = 256  # samples that estimate the mean of a posterior without a closed-form mean
 SharedStd = Annotated[bool, Option("use one std for all images", Boolean())]
 LogVariance = Annotated[
     Sequence[float] | None,
@@ -37,6 +38,26 @@ LogVariance = Annotated[
 def positive(raw: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Returns softplus(raw) + STD_FLOOR, which is linear for large values, where exp overflows."""
     return F.softplus(raw) + STD_FLOOR
+
+
+def estimated_mean(
+    sample: Callable[[Tensor], Tensor], like: Float[Tensor, "B inputs"], latent_dim: int
+) -> Float[Tensor, "B L"]:
+    """Returns the mean of MEAN_SAMPLES samples of B posteriors without a closed-form mean: (B, L).
+
+    All images have the same fixed noise. Therefore the estimate does not depend on the other images
+    of the batch, and a dimension that is independent of x has the same estimate for all x.
+
+    Args:
+        sample: maps noise (K, B, L) to samples (K, B, L).
+        like: a tensor with the batch size, the type and the device of the samples.
+        latent_dim: L.
+    """
+    generator = torch.Generator(like.device).manual_seed(0)
+    noise = torch.randn(
+        MEAN_SAMPLES, 1, latent_dim, generator=generator, device=like.device, dtype=like.dtype
+    )
+    return sample(noise.expand(-1, len(like), -1)).mean(0)
 
 
 class PosteriorModule(Component):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.checks.ranges import Integer, Option
-from vae_lightning.distributions.component import Component
+from vae_lightning.distributions.component import Component, require_marginals
 from vae_lightning.distributions.normal import DiagonalNormal, FullNormal, StandardNormal
 from vae_lightning.distributions.posterior import positive
 from vae_lightning.networks.dense import LatentDim
@@ -100,16 +100,13 @@ class VampPrior(Component):
         self.logits = nn.Parameter(torch.randn(pseudo_inputs, *image_shape))
 
     def check(self, encoder: nn.Module, prior: nn.Module, classes: int) -> None:
-        """Raises ConfigError for a conditional model and for a flow posterior."""
+        """Raises ConfigError for a conditional model, or a posterior without closed marginals."""
         if classes:
             raise ConfigError(
                 "prior=vamp: requires model.conditional=false, because pseudo-inputs have no label"
             )
-        if not encoder.has_marginals:
-            raise ConfigError(
-                "prior=vamp: requires posterior=diagonal_normal or full_normal: the density of"
-                " other posteriors takes passes through a network for each pseudo-input"
-            )
+        reason = "the density of other posteriors takes passes through a network for each"
+        require_marginals(encoder, "prior=vamp", f"{reason} pseudo-input")
 
     def start_from(self, images: UInt8[Tensor, "N C H W"], binarized: bool) -> None:
         """Initializes the pseudo-inputs with training images at evenly spaced positions.

@@ -8,11 +8,12 @@ per pixel (decoder).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Annotated
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.checks.ranges import Choice, Integer, Integers, Option
@@ -57,6 +58,12 @@ def dense(widths: Sequence[int], activation: str) -> nn.Sequential:
             layers += [nn.Linear(inputs, outputs), activate(activation)]
     inputs, outputs = widths[-2:]
     return nn.Sequential(*layers, nn.Linear(inputs, outputs))
+
+
+def without_gradient(network: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Returns the function of a network with constant parameters; gradients reach its input."""
+    held = {name: value.detach() for name, value in network.named_parameters()}
+    return lambda inputs: torch.func.functional_call(network, held, (inputs,))
 
 
 class MLPEncoder(nn.Sequential):

@@ -13,9 +13,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from vae_lightning import rng
-from vae_lightning.checks.errors import ConfigError
 from vae_lightning.checks.ranges import Number, Option
 from vae_lightning.distributions import DiagonalNormal, FullNormal
+from vae_lightning.distributions.component import require_marginals
 from vae_lightning.objectives.annealing import Annealing
 from vae_lightning.objectives.bounds import elbo
 from vae_lightning.objectives.terms import Beta, NumSamples, Objective, Terms
@@ -80,12 +80,9 @@ class TC(Objective):
         self.size: int | None = None
 
     def check(self, encoder: nn.Module, prior: nn.Module, classes: int) -> None:
-        """Raises ConfigError for a flow posterior."""
-        if not encoder.has_marginals:
-            raise ConfigError(
-                "objective=tc: requires posterior=diagonal_normal or full_normal: the marginals of"
-                " other posteriors have no closed-form density"
-            )
+        """Raises ConfigError for a posterior whose marginals have no closed form."""
+        reason = "the marginals of other posteriors have no closed-form density"
+        require_marginals(encoder, "objective=tc", reason)
 
     def start_from(self, images: UInt8[Tensor, "N C H W"], binarized: bool) -> None:
         """Stores N, the number of training images."""

@@ -14,8 +14,9 @@ from vae_lightning import rng
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.checks.ranges import Choice, Integers, Number, Option
 from vae_lightning.distributions import DiagonalNormal, FullNormal
+from vae_lightning.distributions.component import require_marginals
 from vae_lightning.networks import dense
-from vae_lightning.networks.dense import LatentDim
+from vae_lightning.networks.dense import LatentDim, without_gradient
 from vae_lightning.objectives.annealing import Annealing
 from vae_lightning.objectives.bounds import elbo
 from vae_lightning.objectives.terms import Beta, NumSamples, Objective, Terms
@@ -72,12 +73,9 @@ class DIP(Objective):
         self.kind, self.off_diagonal, self.diagonal = kind, off_diagonal, diagonal
 
     def check(self, encoder: nn.Module, prior: nn.Module, classes: int) -> None:
-        """Raises ConfigError for a flow posterior."""
-        if not encoder.has_marginals:
-            raise ConfigError(
-                "objective=dip: requires posterior=diagonal_normal or full_normal: the covariance"
-                " of other posteriors has no closed form"
-            )
+        """Raises ConfigError for a posterior whose covariance has no closed form."""
+        reason = "the covariance of other posteriors has no closed form"
+        require_marginals(encoder, "objective=dip", reason)
 
     def forward(self, terms: Terms, step: int) -> Float[Tensor, " B"]:
         """Returns the loss per image, (B,), at this optimizer step."""
@@ -125,8 +123,7 @@ class Factor(Objective):
 
     def total_correlation(self, z: Float[Tensor, "n L"]) -> Float[Tensor, ""]:
         """Returns the estimate of the total correlation from samples z (n, L), ()."""
-        frozen = {name: value.detach() for name, value in self.discriminator.named_parameters()}
-        return torch.func.functional_call(self.discriminator, frozen, (z,)).mean()
+        return without_gradient(self.discriminator)(z).mean()
 
     def discriminator_loss(self, z: Float[Tensor, "n L"], step: int) -> Float[Tensor, ""]:
         """Returns the cross-entropy of D, in nats per sample, for samples z (n, L) of q(z): ()."""
