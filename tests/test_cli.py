@@ -135,11 +135,11 @@ def test_tensorboard_holds_each_term_at_each_epoch_and_the_final_metrics(
     )
     assert {
         "custom_scalars__config__",
-        "_hparams_/experiment",
         "_hparams_/session_end_info",
     } <= set(events.summary_metadata)
     started = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     assert b"model.latent_dim" in started
+    assert b"squared_error" in started  # the chosen likelihood
     pictures = {
         path.removesuffix(".png").removeprefix("pictures/") for path in FILES if "pictures" in path
     }

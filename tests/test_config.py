@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -18,7 +17,6 @@ from vae_lightning.config.compose import CONF, compose, default_choices
 from vae_lightning.config.instantiate import Recipe, find_class, instantiate
 from vae_lightning.config.options import GENERAL_OPTIONS, check, settle
 from vae_lightning.storage.run_folder import new_folder
-from vae_lightning.sweeps.names import slug
 from vae_lightning.train import help_text
 from vae_lightning.training.assembly import build_module
 from vae_lightning.training.experiment import run_experiment
@@ -361,14 +359,3 @@ def test_arguments_that_a_class_does_not_take_are_refused() -> None:
         instantiate(
             {"_target_": "vae_lightning.objectives.ELBO", "gamma": 1}, "objective", trust=False
         )
-
-
-def test_slugs_are_short_safe_and_different() -> None:
-    many = [f"model.some_long_key_{number}=[{number},'a/b']" for number in range(40)]
-    assert len(slug(many)) <= 100
-    assert "/" not in slug(many)
-    assert slug(many) != slug(many[:-1])
-    assert slug(["model.latent_dim=2"]).startswith("latent_dim=2-")
-    assert slug(["a=1", "b=2"]).split("-")[-1] == slug(["b=2", "a=1"]).split("-")[-1]
-    parsed = OverridesParser.create().parse_override(f"hydra.run.dir='{slug(many)}'")
-    assert parsed.value() == slug(many)

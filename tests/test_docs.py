@@ -11,6 +11,7 @@ import yaml
 from helpers import Command
 from vae_lightning.config.compose import compose
 from vae_lightning.config.options import check
+from vae_lightning.sweeps.start import list_jobs
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "outputs" / "README.md"])
@@ -51,10 +52,12 @@ def test_every_command_composes(page: Path) -> None:
         words = [word for word in shlex.split(text) if not word.startswith("resume=")]
         if name == "config" or {"--config-dir", "--help", "objective=renyi", "..."} & set(words):
             continue
-        if words[:1] == ["-m"]:  # the first job of the sweep
-            words = [word.split(",")[0] for word in words[1:]]
-        if name == "train":
+        if words[:1] == ["-m"]:
+            list_jobs([word for word in words[1:] if word not in ("--cfg", "job")], None)
+        elif name == "train":
             check(compose("config", words))
+        elif name == "report":
+            assert all(word.startswith("outputs/") for word in words), words
         else:
             compose(name, words)
 

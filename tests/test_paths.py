@@ -20,7 +20,7 @@ def test_every_text_after_a_path_key_is_the_path(path: str) -> None:
     is_quoted = len(path) > 1 and path[0] == path[-1] and path[0] in "'\""
     assume(not is_quoted)  # as people type for Hydra
     assert compose("evaluate", [f"run={path}", f"data.root={path}"]).run == path
-    assert compose("report", [f"sweep={path}"]).sweep == path
+    assert compose("sweep", [f"status={path}"]).status == path
 
 
 def test_quotes_null_and_the_variables_of_hydra_keep_their_meaning() -> None:

@@ -1,77 +1,136 @@
-"""The report of a sweep from its folder alone."""
+"""The report of sweeps and runs, from their folders alone."""
 
 import csv
 import json
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from benchmarks.fork_server import ForkServer
-from vae_lightning.sweeps import plots, tables
+from vae_lightning.checks.errors import ConfigError
+from vae_lightning.sweeps import plots, results, tables
+from vae_lightning.sweeps.plan import Plan
+from vae_lightning.sweeps.results import Setting
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A sweep over beta with two finished jobs and one that failed."""
-    for number, (beta, kl, recon) in enumerate(((1, 12.0, 18.0), (4, 6.0, 27.0), (9, None, None))):
-        job = tmp_path / "sweep" / f"beta={beta}"
-        (job / ".hydra").mkdir(parents=True)
-        (job / ".hydra" / "overrides.yaml").write_text(
-            f"- objective.beta={beta}\n- model.latent_dim=8\n"
-        )
-        failed = kl is None
-        (job / "status.json").write_text(
-            json.dumps({"state": "failed", "reason": "no"} if failed else {"state": "finished"})
-        )
-        if not failed:
-            scores = {
-                "test/kl": kl,
-                "test/recon": recon,
-                "test/neg_elbo": kl + recon,
-                "latents/active_units": 8.0 - number,
-            }
-            (job / "metrics.json").write_text(json.dumps(scores))
-    return tmp_path / "sweep"
+    """A sweep over beta with two seeds; of the last beta one job failed and one never started."""
+    sweep = tmp_path / "sweep"
+    betas = [f"objective.beta={beta}" for beta in (1, 4, 9)]
+    grid = {"objective.beta": betas, "seed": ["seed=1", "seed=2"]}
+    plan = Plan(["data=digits", "data.root=/x"], [grid], {}, None, {})
+    sweep.mkdir()
+    plan.write(sweep)
+    for number, job in enumerate(plan.jobs[:-1]):
+        path = sweep / job.name
+        write_run(path, "failed" if number == 4 else "finished", 18.0 + number, 12.0 - number / 2)
+    return sweep
+
+
+def write_run(path: Path, state: str, recon: float, kl: float) -> None:
+    (path / ".hydra").mkdir(parents=True)
+    (path / ".hydra" / "overrides.yaml").write_text("- model=conv\n- data.root=/y\n")
+    (path / ".hydra" / "config.yaml").write_text("data:\n  name: digits\n  instead_of: mnist\n")
+    reason = {"reason": "no"} if state == "failed" else {}
+    (path / "status.json").write_text(json.dumps({"state": state, **reason}))
+    terms = {"recon": recon, "kl": kl, "neg_elbo": kl + recon}
+    scores = {
+        f"{split}/{name}": value for split in ("val", "test") for name, value in terms.items()
+    }
+    content = scores | {"latents/active_units": 8.0, "data": "digits"}
+    if state == "finished":
+        (path / "metrics.json").write_text(json.dumps(content))
+    lines = [f"{epoch},{kl + recon + 1 / epoch}" for epoch in (1, 2, 3)]
+    (path / "metrics.csv").write_text("epoch,val/neg_elbo\n" + "\n".join(lines) + "\n")
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 @pytest.mark.slow
-def test_report_writes_the_table_and_the_plots(folder: Path, server: ForkServer) -> None:
-    result = server.run("report", f"sweep={folder}", cwd=folder.parent)
+def test_report_writes_the_tables_and_the_plots(folder: Path, server: ForkServer) -> None:
+    result = server.run("report", str(folder), cwd=folder.parent)
     assert result.returncode == 0, result.stderr
-    with (folder / "sweep.csv").open(newline="") as file:
-        rows = {row["objective.beta"]: row for row in csv.DictReader(file)}
-    assert float(rows["4"]["test/neg_elbo"]) == 33
-    assert (rows["9"]["state"], rows["9"]["reason"]) == ("failed", "no")
-    assert "30.000" in result.stdout
-    for name in ("rate_distortion", "active_units"):
+    table = rows(folder / "sweep.csv")
+    assert [(row["objective.beta"], row["seed"]) for row in table[:4]] == [
+        ("1", "1"), ("1", "2"), ("4", "1"), ("4", "2"),
+    ]  # fmt: skip
+    assert [row["state"] for row in table[4:]] == ["failed", "not started"]
+    assert {row["data"] for row in table[:4]} == {"digits (not mnist)"}
+    assert "data.root" not in table[0]
+    assert table[4]["reason"] == "no"
+    first, second = rows(folder / "summary.csv")
+    assert (first["n"], first["test/recon mean"]) == ("2", "18.5")
+    assert float(second["test/recon std"]) == pytest.approx(0.5**0.5)
+    assert "18.50 ± 0.71" in result.stdout
+    for name in ("rate_distortion", "active_units", "learning_curves"):
         with Image.open(folder / f"{name}.png") as picture:
             assert len(set(picture.convert("L").tobytes())) > 10
     assert sorted(path.name for path in folder.parent.iterdir()) == ["sweep"]
 
 
-def test_jobs_are_named_by_what_they_differ_in(folder: Path) -> None:
-    rows = sorted(tables.collect(folder), key=lambda row: row["folder"])
-    assert plots.labels(rows) == ["beta=1", "beta=4", "beta=9"]
-    assert plots.labels(rows[:1]) == ["the job"]
+@pytest.mark.slow
+def test_report_compares_sweeps_and_single_runs(folder: Path, server: ForkServer) -> None:
+    write_run(folder.parent / "a=b", "finished", 10.0, 3.0)
+    places = [str(folder), "a=b"]
+    result = server.run("report", *places, "output=out", cwd=folder.parent)
+    assert result.returncode == 0, result.stderr
+    table = rows(folder.parent / "out" / "sweep.csv")
+    assert (table[0]["folder"], table[0]["model"]) == ("a=b", "conv")
+    assert len(table) == 7
+    text = (folder.parent / "out" / "table.md").read_text()
+    assert (
+        text.splitlines()[0]
+        == "| model | data | objective.beta | n | recon | KL | -ELBO | active units |"
+    )
+
+
+def test_the_best_job_is_marked_and_linked(folder: Path) -> None:
+    found = results.collect([folder])
+    results.link_best(found, folder)
+    best = (folder / "best").resolve()
+    assert best.name == found[0].folder.name
+    assert tables.terminal_table(found).splitlines()[1].startswith("*")
+
+
+def test_settings_are_named_by_what_they_differ_in(folder: Path) -> None:
+    groups = results.settings(results.collect([folder]))
+    assert results.labels([group.options for group in groups]) == ["beta=1", "beta=4"]
+    assert results.labels([groups[0].options]) == [""]
+
+
+def test_a_table_for_a_paper_is_valid(folder: Path) -> None:
+    groups = [
+        Setting({"model.latent_dim": "2"}, results.settings(results.collect([folder]))[0].results),
+        Setting({"model.latent_dim": "4"}, results.settings(results.collect([folder]))[1].results),
+    ]
+    lines = tables.latex(groups).splitlines()
+    assert lines[0] == r"\begin{tabular}{llrrrr}"
+    assert lines[2] == r"model.latent\_dim & n & recon & KL & -ELBO & active units \\"
+    assert lines[4].startswith(r"2 & 2 & 18.50 $\pm$ 0.71 & ")
+    assert {line.count("&") for line in lines if "&" in line} == {5}
 
 
 def test_plots_show_the_numbers(folder: Path) -> None:
-    from matplotlib.figure import Figure
-
-    rows = sorted(tables.collect(folder), key=lambda row: row["folder"])[:2]
+    groups = results.settings(results.collect([folder]))
     axes = Figure().add_subplot()
-    plots.rate_distortion(axes, rows, ["a", "b"])
-    assert axes.collections[0].get_offsets().tolist() == [[12, 18], [6, 27]]
+    plots.rate_distortion(axes, groups, ["a", "b"])
+    means = {tuple(place) for points in axes.collections for place in points.get_offsets().tolist()}
+    assert {(11.75, 18.5), (10.75, 20.5)} <= means
     axes = Figure().add_subplot()
-    plots.active_units(axes, rows, ["a", "b"])
-    assert [bar.get_width() for bar in axes.patches] == [8, 7]
+    plots.active_units(axes, groups, ["a", "b"])
+    assert [bar.get_width() for bar in axes.patches] == [8, 8]
+    axes = Figure().add_subplot()
+    plots.learning_curves(axes, groups, ["a", "b"])
+    assert sorted(line.get_ydata()[-1] for line in axes.lines)[0] == pytest.approx(30 + 1 / 3)
 
 
-@pytest.mark.slow
-def test_a_folder_without_jobs_is_one_line_and_exit_2(tmp_path: Path, server: ForkServer) -> None:
-    result = server.run("report", f"sweep={tmp_path}", cwd=tmp_path)
-    assert (result.returncode, result.stderr) == (
-        2,
-        f"error: sweep={tmp_path}: must be a sweep folder (no jobs there)\n",
-    )
+@pytest.mark.attack("wrong command")
+def test_another_folder_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="must be the folder of a sweep or of a run"):
+        results.collect([tmp_path])

@@ -55,7 +55,13 @@ AS_PROCESSES = {
     "pictures run=none output=file/below": "output=file/below: must be in a folder",
     "explore run=none output=file/below.html": "output=file/below.html: must be in a folder",
     "verify run=none": "run=none: must be a run folder",
-    "report sweep=none": "sweep=none: must be a sweep folder",
+    "report none": "none: must be the folder of a sweep or of a run",
+    "report sweep=none": "sweep=none: must be the folder of a sweep or of a run",
+    "sweep resume=none": "resume=none: must be a sweep folder",
+    "sweep status=none": "status=none: must be a sweep folder",
+    "sweep": "resume=DIR or status=DIR: must be given",
+    "train launcher.slots=2": "launcher: must only be given for a sweep",
+    "train -m seed=1,2 hydra.sweep.dir=.": "hydra.sweep.dir=.: must be a new or empty folder",
     "replay run=none": "run=none: must be a run folder",
     "train resume=none": "resume=none: must be a run folder",
     "train +resume=none": "resume=none: must be a run folder",
@@ -72,8 +78,8 @@ AS_PROCESSES = {
     "train likelihood=bernoulli": "likelihood=bernoulli: requires",
     "train objective=free_bits prior=mixture": "objective=free_bits: requires",
     "train -m model.latent_dim=2,x": "model.latent_dim=x: must be",
-    "train -m seed=range(0)": "seed=range(0): must give at least one job",
-    "train -m resume=a,b": "resume: must not be given with -m",
+    "train -m seed=range(0)": "seed=range(0): must have at least one value",
+    "train -m resume=a,b": "resume: must not be given in a sweep",
 }
 
 
@@ -81,11 +87,11 @@ def refuse(line: str) -> None:
     """Composes and checks a command without running it."""
     name, *words = line.split()
     if name != "train":
-        configuration(name, options_of(name), words)
+        configuration(name, options_of(name), words, folders=name == "report")
         return
     args = arguments.parse(words)
     if args.multirun or args.cfg is not None:
-        importlib.import_module("vae_lightning.sweeps.driver").check(args.overrides, [])
+        importlib.import_module("vae_lightning.sweeps.start").list_jobs(args.overrides, None)
     options.check(compose("config", [*search_path(args.config_dir), *args.overrides]))
 
 
@@ -96,8 +102,10 @@ def options_of(name: str) -> Mapping[str, Option]:
 def subject(line: str) -> str:
     """What the message about a wrong command must name: its last key, word or flag."""
     last = line.split()[-1]
+    if line == "report output=x" or last == "report":
+        return "folder"
     if last in COMMANDS:
-        return "sweep" if last == "report" else "run"
+        return "run"
     return last.partition("=")[0].lstrip("-+~").rpartition(".")[2] or last
 
 
@@ -127,6 +135,7 @@ def wrong_values(name: str) -> Iterator[str]:
             is_literal = key in PATH_KEYS and value != "null"  # every text is a path
             if not option.range.contains(value if is_literal else yaml.safe_load(value)):
                 needed = [] if key == "run" or "run" not in keys else ["run=r"]
+                needed = ["outputs"] if name == "report" else needed
                 found.append(" ".join([name, *needed, f"{key}={value}"]))
         yield from found[:VALUES_PER_OPTION]
 

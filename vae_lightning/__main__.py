@@ -16,7 +16,8 @@ COMMANDS = {
     "explore": "an HTML page for exploring the latent space of a run",
     "export": "the model of a run as ONNX, torch.export or safetensors",
     "replay": "repeat a run and say whether every number is the same",
-    "report": "tables and plots of a sweep",
+    "report": "tables and plots that compare sweeps and runs",
+    "sweep": "continue a sweep, or show how far it is",
     "verify": "the identities behind the package, computed numerically",
 }
 USAGE = """vae_lightning {version}: train, compare and explain variational autoencoders

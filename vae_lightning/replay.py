@@ -11,8 +11,8 @@ from omegaconf import DictConfig
 from vae_lightning.checks.errors import ConfigError, counted, escaped
 from vae_lightning.checks.ranges import Option, Text
 from vae_lightning.cli.command import OPTIONAL_FOLDER, RUN_OPTIONS, command, exit_codes
-from vae_lightning.cli.worker import join
 from vae_lightning.config.environment import forget_ranks, is_started_process
+from vae_lightning.runs.start import join
 from vae_lightning.runs.stored import read_stored
 from vae_lightning.storage.run_folder import new_folder
 from vae_lightning.training.signals import StopSignals

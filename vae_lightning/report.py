@@ -1,35 +1,39 @@
-"""Reports a sweep: ``python -m vae_lightning.report sweep=SWEEP``.
+"""Compares sweeps and runs: ``python -m vae_lightning.report DIR [DIR ...]``.
 
-Writes a table of its jobs and plots that compare them.
+Writes tables and plots of all of them together.
 """
 
+import sys
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from vae_lightning.checks.errors import ConfigError
-from vae_lightning.checks.ranges import Option, Text
-from vae_lightning.cli.command import command
-from vae_lightning.storage.files import write_csv
-from vae_lightning.sweeps.tables import collect, table
+from vae_lightning.checks.ranges import Option
+from vae_lightning.cli.command import OPTIONAL_FOLDER, command
+from vae_lightning.sweeps.plan import SWEEP
+from vae_lightning.sweeps.results import collect
+from vae_lightning.sweeps.tables import terminal_table
 
-OPTIONS = {"sweep": Option("sweep folder; the sweep may still be running", Text("a path"))}
+OPTIONS = {
+    "output": Option(
+        "folder of the report; null: that of the sweep if there is one only, else outputs/report",
+        OPTIONAL_FOLDER,
+    ),
+}
 
 
-@command("report", OPTIONS)
+@command("report", OPTIONS, folders=True)
 def main(cfg: DictConfig) -> None:
-    """Writes SWEEP/sweep.csv and the plots, prints the table and the paths of the plots."""
-    folder = Path(cfg.sweep)
-    rows = collect(folder)
-    if not rows:
-        raise ConfigError(f"sweep={folder}: must be a sweep folder (no jobs there)")
-    write_csv(folder / "sweep.csv", rows)
-    print(table(rows, folder))
-    from vae_lightning.sweeps.plots import plots  # imports matplotlib
+    """Writes the report, prints the table and the paths of the other files."""
+    folders = [Path(folder) for folder in cfg.folders]
+    results = collect(folders)
+    is_sweep = len(folders) == 1 and (folders[0] / SWEEP).is_file()
+    place = Path(cfg.output or (folders[0] if is_sweep else "outputs/report"))
+    from vae_lightning.sweeps.report import write_report  # imports matplotlib
 
-    for path in plots(rows, folder):
-        print(path)
+    paths = write_report(results, place)
+    print(terminal_table(results), "", *paths, sep="\n")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

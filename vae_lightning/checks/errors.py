@@ -25,6 +25,13 @@ class NotFinite(FloatingPointError):
     """
 
 
+class ProcessLost(RuntimeError):
+    """Another process of a run has ended. It has said why, unless it was killed.
+
+    Commands print the message without a traceback and exit with code 1.
+    """
+
+
 class Interrupted(BaseException):
     """A signal asked a run to stop. What it needs to continue is saved.
 

@@ -14,15 +14,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from tqdm import tqdm
 
-from vae_lightning.checks.errors import ConfigError, Interrupted, NotFinite, nearest
+from vae_lightning.checks.errors import ConfigError, Interrupted, NotFinite, ProcessLost, nearest
 from vae_lightning.checks.ranges import AnyOf, Boolean, Choice, Option, Text, check_value
 from vae_lightning.cli import arguments
 from vae_lightning.cli.help import defaults, describe_options, help_page
 from vae_lightning.config.compose import compose, known_keys, search_path
-from vae_lightning.storage.run_folder import RECORD_LOGGER, to_dict, without_hydra
+from vae_lightning.storage.run_folder import RECORD_LOGGER, of_run, to_dict
 
 Task = Callable[[DictConfig], bool | None]
 
@@ -53,8 +53,6 @@ STORAGE_ERRORS = {
     )
     if hasattr(errno, name)
 }
-# the file that receives the error message, so that a sweep can record why a job was rejected
-REFUSAL_VARIABLE = "VAE_LIGHTNING_REFUSAL"
 
 
 class ConsoleHandler(logging.Handler):
@@ -95,10 +93,8 @@ def exit_codes() -> Iterator[None]:
         yield
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
-        if REFUSAL_VARIABLE in os.environ:
-            Path(os.environ[REFUSAL_VARIABLE]).write_text(str(error))
         sys.exit(2)
-    except NotFinite as error:
+    except (NotFinite, ProcessLost) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
@@ -117,19 +113,22 @@ def exit_codes() -> Iterator[None]:
         logger.removeHandler(handler)
 
 
-def command(name: str, options: Mapping[str, Option]) -> Callable[[Task], Callable[[], None]]:
+def command(
+    name: str, options: Mapping[str, Option], folders: bool = False
+) -> Callable[[Task], Callable[[], None]]:
     """Decorates a function of a configuration: the result is a command without arguments.
 
     The command composes the configuration from ``conf/NAME.yaml`` and the command line, and checks
-    it against the described options. The function raises ConfigError for invalid input and returns
-    False if the command failed.
+    it against the described options. With ``folders``, words that are no options are folders, and
+    become ``cfg.folders``. The function raises ConfigError for invalid input and returns False if
+    the command failed.
     """
 
     def decorate(function: Task) -> Callable[[], None]:
         @functools.wraps(function)
         def main() -> None:
             with exit_codes():
-                cfg = configuration(name, options, sys.argv[1:])
+                cfg = configuration(name, options, sys.argv[1:], folders)
                 if cfg is not None and function(cfg) is False:
                     sys.exit(1)
 
@@ -138,7 +137,9 @@ def command(name: str, options: Mapping[str, Option]) -> Callable[[Task], Callab
     return decorate
 
 
-def configuration(name: str, options: Mapping[str, Option], argv: list[str]) -> DictConfig | None:
+def configuration(
+    name: str, options: Mapping[str, Option], argv: list[str], folders: bool = False
+) -> DictConfig | None:
     """The checked configuration of a command; None if it was only asked for information."""
     args = arguments.parse(argv)
     if args.help:
@@ -149,8 +150,12 @@ def configuration(name: str, options: Mapping[str, Option], argv: list[str]) -> 
         return None
     if args.multirun:
         raise ConfigError("-m: must be used with train, because only train runs sweeps")
-    cfg = compose(name, [*search_path(args.config_dir), *args.overrides])
-    for key in known_keys(to_dict(without_hydra(cfg), resolve=False)):
+    places = [word for word in args.overrides if folders and word.partition("=")[0] not in options]
+    words = [word for word in args.overrides if word not in places]
+    if folders and not places:
+        raise ConfigError(f"{name}: requires at least one folder of a sweep or of a run")
+    cfg = compose(name, [*search_path(args.config_dir), *words])
+    for key in known_keys(to_dict(of_run(cfg), resolve=False)):
         if key not in options and not any(option.startswith(f"{key}.") for option in options):
             raise ConfigError(f"{key}: no such key{nearest(key, options)}")
     for key, option in options.items():
@@ -160,6 +165,9 @@ def configuration(name: str, options: Mapping[str, Option], argv: list[str]) -> 
         check_value(key, OmegaConf.select(cfg, key), option)
     if cfg.get("output") is not None:
         check_place(Path(cfg.output))
+    if folders:
+        with open_dict(cfg):
+            cfg.folders = places
     return cfg
 
 

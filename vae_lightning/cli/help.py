@@ -27,6 +27,7 @@ GROUPS = (
     "data",
     "accelerator",
     "callbacks",
+    "launcher",
     "experiment",
 )
 

@@ -18,6 +18,7 @@ from vae_lightning.checks.ranges import (
     Boolean,
     Choice,
     Integer,
+    Integers,
     List,
     Number,
     Option,
@@ -25,7 +26,7 @@ from vae_lightning.checks.ranges import (
     check_value,
 )
 from vae_lightning.config.option_table import CLASS_OPTIONS
-from vae_lightning.storage.run_folder import to_dict, without_hydra
+from vae_lightning.storage.run_folder import of_run, to_dict
 
 SECTIONS = (
     "model",
@@ -64,7 +65,10 @@ GENERAL_OPTIONS: dict[str, Option] = {
         AnyOf((Text("a SHA-256"), Choice((None,)))),
     ),
     "trainer.max_epochs": Option("epochs", Integer(1)),
-    "trainer.devices": Option("devices, or processes of accelerator=ddp_cpu", Integer(1)),
+    "trainer.devices": Option(
+        "devices, or processes of accelerator=ddp_cpu; a list chooses GPUs; auto: all",
+        AnyOf((Choice(("auto",)), Integer(1), Integers(0))),
+    ),
     "trainer.precision": Option(
         "precision of the networks; 16-mixed requires a GPU",
         Choice(("32", "bf16-mixed", "16-mixed", 32)),
@@ -89,6 +93,19 @@ GENERAL_OPTIONS: dict[str, Option] = {
     ),
     "trust": Option("whether a stored configuration may name classes of other packages", Boolean()),
 }
+# options of how the jobs of a sweep are run; a run has none of them
+SWEEP_OPTIONS: dict[str, Option] = {
+    "launcher.kind": Option("where jobs run", Choice(("local",))),
+    "launcher.slots": Option(
+        "jobs at a time; auto: as many as the free cores or the GPUs allow",
+        AnyOf((Choice(("auto",)), Integer(1))),
+    ),
+    "launcher.per_device": Option("jobs of one process that share a GPU", Integer(1)),
+    "sweep.on_error": Option(
+        "after a failed job, continue with the others or stop them", Choice(("continue", "stop"))
+    ),
+}
+SWEEP_SECTIONS = ("launcher", "sweep")
 REQUIRED_SECTIONS = [section for section in SECTIONS if section != "experiment"]
 # sections of which no option may be removed; an optional argument of a class may be
 COMPLETE_SECTIONS = ("", "data", "trainer", "accelerator")
@@ -107,9 +124,9 @@ def check(cfg: DictConfig) -> None:
 def check_keys(cfg: DictConfig) -> None:
     """Raises ConfigError for a key that nothing reads, such as one added with a + by mistake."""
     for key in cfg:
-        if key not in SECTIONS and key != "hydra":
+        if key not in (*SECTIONS, *SWEEP_SECTIONS, "hydra"):
             raise ConfigError(f"{key}: no such key{nearest(str(key), SECTIONS)}")
-    text = OmegaConf.to_yaml(without_hydra(cfg))
+    text = OmegaConf.to_yaml(of_run(cfg))
     for key in cfg.model:
         if f"${{model.{key}}}" not in text and key != "conditional":
             close = nearest(str(key), map(str, cfg.model), exclude=key)
@@ -118,6 +135,21 @@ def check_keys(cfg: DictConfig) -> None:
         raise ConfigError(
             "annealing: must be constant, because this objective has no annealed weight"
         )
+
+
+def check_sweep_options(cfg: DictConfig) -> None:
+    """Raises ConfigError for a wrong option of how the jobs of a sweep are run."""
+    for section in SWEEP_SECTIONS:
+        given = cfg.get(section)
+        keys = [f"{section}.{key}" for key in given or ()]
+        for key in keys:
+            if key not in SWEEP_OPTIONS:
+                raise ConfigError(f"{key}: no such key{nearest(key, SWEEP_OPTIONS)}")
+        for key, option in SWEEP_OPTIONS.items():
+            if key.startswith(f"{section}."):
+                if key not in keys:
+                    raise ConfigError(f"{key}: must not be removed")
+                check_value(key, OmegaConf.select(cfg, key), option)
 
 
 def check_complete(cfg: DictConfig) -> None:
@@ -132,7 +164,7 @@ def check_complete(cfg: DictConfig) -> None:
 
 def check_values(cfg: DictConfig) -> None:
     """Raises ConfigError, with key, value and what is allowed, for the first wrong value."""
-    OmegaConf.to_container(without_hydra(cfg), resolve=True, throw_on_missing=True)
+    OmegaConf.to_container(of_run(cfg), resolve=True, throw_on_missing=True)
     for key, option in GENERAL_OPTIONS.items():
         section, _, name = key.rpartition(".")
         node = OmegaConf.select(cfg, section) if section else cfg
@@ -157,7 +189,7 @@ def class_options(cfg: DictConfig, lookup: Lookup) -> Iterator[tuple[str, object
     The key is what one types on the command line. If the value is a reference, such as
     ``${model.latent_dim}``, the key is the one that it refers to.
     """
-    for path, node in class_nodes(without_hydra(cfg)):
+    for path, node in class_nodes(of_run(cfg)):
         target = DATA_CLASS if path == "data" else node["_target_"]
         for name, option in lookup(target).items():
             if name in node:
@@ -194,15 +226,28 @@ def plain(node: DictConfig, name: str) -> object:
 
 def check_together(cfg: DictConfig) -> None:
     """Raises ConfigError for values that do not fit each other."""
-    devices = cfg.trainer.devices
-    processes = devices * cfg.accelerator.num_nodes
-    if devices > 1 and cfg.accelerator.strategy == "auto":
+    devices, kind = plain(cfg.trainer, "devices"), cfg.accelerator.accelerator
+    if devices == "auto":
+        return  # checked again when their number is known
+    if isinstance(devices, list) and (kind == "cpu" or len(set(devices)) < len(devices)):
+        raise ConfigError(
+            f"trainer.devices={devices}: must be the numbers of different GPUs, or a single number"
+        )
+    processes = process_count(cfg) * cfg.accelerator.num_nodes
+    if process_count(cfg) > 1 and cfg.accelerator.strategy == "auto":
         raise ConfigError(
             f"trainer.devices={devices}: must be 1 unless accelerator is ddp, ddp_cpu or multi_node"
         )
     if cfg.data.batch_size % processes:
         size = cfg.data.batch_size
         raise ConfigError(f"data.batch_size={size}: must be divisible by the {processes} processes")
+
+
+def process_count(cfg: DictConfig) -> int:
+    """The processes of a run on this machine, one for each device."""
+    devices = cfg.trainer.devices
+    assert devices != "auto"
+    return devices if isinstance(devices, int) else len(devices)
 
 
 def settle(cfg: DictConfig) -> None:

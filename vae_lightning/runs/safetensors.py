@@ -11,7 +11,7 @@ from vae_lightning.runs.build import build
 from vae_lightning.runs.run import Run
 from vae_lightning.runs.untrusted import read_config
 from vae_lightning.storage.files import write_bytes
-from vae_lightning.storage.run_folder import without_hydra
+from vae_lightning.storage.run_folder import of_run
 from vae_lightning.version import __version__
 
 
@@ -23,7 +23,7 @@ def write_safetensors(path: Path, run: Run) -> None:
     """
     from safetensors.torch import save
 
-    config = OmegaConf.to_container(without_hydra(run.cfg), resolve=True)
+    config = OmegaConf.to_container(of_run(run.cfg), resolve=True)
     metadata = {"config": json.dumps(config), "checkpoint": run.checkpoint, "step": str(run.step)}
     metadata |= {"data": run.cfg.data.name, "vae_lightning": __version__}
     # clones, because the format does not allow tensors that share memory

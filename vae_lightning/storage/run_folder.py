@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigTypeError
 
@@ -25,6 +26,8 @@ CLOCK_KEYS = (*CLOCK_COLUMNS, "training_seconds", "seconds_per_epoch")
 RECORD_LOGGER = "vae_lightning.record"
 # what a run writes before its configuration
 FIRST_FILES = {LOCK, "status.json", "train.log", ".hydra/overrides.yaml", ".hydra/hydra.yaml"}
+# nodes of a composed configuration that a run does not store
+OTHER_NODES = ("hydra", "launcher", "sweep")
 STATES = ("running", "finished", "interrupted", "failed")
 
 
@@ -73,10 +76,13 @@ def create_empty_folder(folder: Path, key: str) -> Path:
 
 
 def remove_unstarted(folder: Path, key: str) -> None:
-    """Empties a folder that holds nothing but the first files of a run without a configuration."""
+    """Empties a folder that holds nothing but the first files of a run without a configuration.
+
+    A sweep writes such files too if a job failed before its run began.
+    """
     found = [path for path in folder.rglob("*") if path.is_file()]
     names = {str(path.relative_to(folder)) for path in found if TEMPORARY not in path.name}
-    if LOCK in names and names <= FIRST_FILES:
+    if names & {LOCK, "status.json"} and names <= FIRST_FILES:
         with claim(folder, key):
             for path in found:
                 path.unlink()
@@ -97,9 +103,9 @@ def create_unique_folder(folder: Path) -> Path:
             candidate = folder.with_name(f"{folder.name}-{number}")
 
 
-def without_hydra(cfg: DictConfig) -> DictConfig:
-    """Returns the configuration without its ``hydra`` node."""
-    return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+def of_run(cfg: DictConfig) -> DictConfig:
+    """Returns the part of a configuration that belongs to one run, not to Hydra or a sweep."""
+    return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in OTHER_NODES])
 
 
 def to_dict(node: DictConfig, resolve: bool = True) -> dict[str, object]:
@@ -125,9 +131,20 @@ def write_overrides(run: Path, cfg: DictConfig, overrides: Sequence[str]) -> Non
     write_text(run / ".hydra" / "hydra.yaml", hydra)
 
 
+def read_choices(run: Path) -> dict[str, str]:
+    """Group -> the option that was chosen, from .hydra/hydra.yaml; empty if that is not there."""
+    path = run / ".hydra" / "hydra.yaml"
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    hydra = content.get("hydra") if isinstance(content, dict) else None
+    runtime = hydra.get("runtime") if isinstance(hydra, dict) else None
+    choices = runtime.get("choices") if isinstance(runtime, dict) else None
+    pairs = choices.items() if isinstance(choices, dict) else ()
+    return {str(group): str(choice) for group, choice in pairs if choice is not None}
+
+
 def write_config(run: Path, cfg: DictConfig) -> None:
     """Writes .hydra/config.yaml: all values, with all interpolations resolved."""
-    text = OmegaConf.to_yaml(without_hydra(cfg), resolve=True)
+    text = OmegaConf.to_yaml(of_run(cfg), resolve=True)
     write_text(run / ".hydra" / "config.yaml", text)
 
 
@@ -141,6 +158,16 @@ def write_status(run: Path, state: str, reason: str | None = None) -> None:
     assert state in STATES
     status = {"state": state, "reason": reason, "alarm": read_status(run).get("alarm")}
     write_json(run / "status.json", {key: value for key, value in status.items() if value})
+
+
+def write_failure(run: Path, reason: str) -> None:
+    """Records that a run failed without recording it itself, unless another process works on it."""
+    run.mkdir(parents=True, exist_ok=True)
+    try:
+        with claim(run):
+            write_status(run, "failed", reason)
+    except ConfigError:
+        return
 
 
 def write_alarm(run: Path, alarm: str | None) -> None:

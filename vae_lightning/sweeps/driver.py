@@ -1,115 +1,133 @@
-"""Runs a sweep. Hydra's sweeper chooses the jobs; each runs in its own process and folder."""
+"""Runs a sweep: several jobs at a time, each in its own process and folder.
 
-import argparse
-import os
+All state is in the sweep folder, so that a sweep can be stopped at any moment and continued. The
+driver imports no PyTorch.
+"""
+
+import contextlib
 import signal
-import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
+from vae_lightning.checks.errors import one_line
+from vae_lightning.storage.run_folder import write_failure
+from vae_lightning.sweeps.display import Display
+from vae_lightning.sweeps.job import Task
+from vae_lightning.sweeps.launchers.local import LocalLauncher, Running
+from vae_lightning.sweeps.launchers.slots import Need, Seat, Slots
+from vae_lightning.sweeps.plan import Job
+from vae_lightning.training.signals import StopSignals
 
-from vae_lightning.checks.errors import ConfigError
-from vae_lightning.cli.arguments import hydra_main
-from vae_lightning.cli.command import REFUSAL_VARIABLE
-from vae_lightning.config import options
-from vae_lightning.config.compose import COMPOSITION_ERRORS, compose, search_path
-from vae_lightning.storage.files import number, read_json, write_csv, write_text
-from vae_lightning.storage.run_folder import new_folder, read_status, write_status
-from vae_lightning.sweeps.names import slug
-from vae_lightning.sweeps.tables import collect, table
-
-SCORES = ("val/neg_elbo", "train/neg_elbo")  # the sweeper minimizes the first one that a run has
+POLLED_S = 0.2
 
 
-def run_sweep(args: argparse.Namespace, argv: Sequence[str]) -> bool:
-    """Checks all jobs, runs them one after another, prints the table; False if a job failed."""
-    first = check(args.overrides, search_path(args.config_dir))
-    chosen = any(override.startswith("hydra.sweep.dir=") for override in args.overrides)
-    with new_folder(Path(first.hydra.sweep.dir), not chosen, "hydra.sweep.dir") as folder:
-        # Hydra would evaluate ${now:} again, but all jobs must be in one folder
-        words = [*argv, f"hydra.sweep.dir='{folder}'"]
-    extra = ["--config-dir", str(Path(args.config_dir).resolve())] if args.config_dir else []
-    try:
-        hydra_main(
-            "config", words, lambda _: run_job(HydraConfig.get().overrides.task, extra, folder)
-        )
-    finally:
-        rows = collect(folder)
-        if rows:
-            write_csv(folder / "sweep.csv", rows)
-            print(table(rows, folder))
-    return all(row["state"] == "finished" for row in rows)
+class Work(NamedTuple):
+    """A job that is not finished, and what it takes to run it."""
+
+    job: Job
+    task: Task
+    need: Need
+    epochs: int
 
 
-def check(overrides: Sequence[str], paths: Sequence[str]) -> DictConfig:
-    """Composes and validates every combination before the first job starts; returns one of them.
+class Active(NamedTuple):
+    """A job that was started."""
 
-    Only Hydra's basic sweeper knows its combinations in advance. With another sweeper, every job is
-    validated when it starts.
+    work: Work
+    running: Running
+    seat: Seat
+    log_start: int  # bytes of the log that earlier attempts wrote
+
+
+class Driver:
+    """Starts jobs as slots become free, and records how they end.
+
+    Args:
+        works: the jobs to run, in order.
+        slots: what they claim.
+        launcher: starts their processes.
+        display: shows what happens.
+        stops_on_error: after a failed job, stop the others.
     """
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-        (batch,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
-    except COMPOSITION_ERRORS as error:
-        raise ConfigError(str(error)) from error
-    if any(override.get_key_element() == "resume" for override in parsed):
-        raise ConfigError(
-            "resume: must not be given with -m; resume each job separately with resume=JOB_FOLDER"
-        )
-    cfg: DictConfig | None = None
-    for combination in batch:
-        cfg = compose("config", [*paths, *combination])
-        if "basic_sweeper" not in cfg.hydra.sweeper._target_:
-            return cfg
-        options.check(cfg)
-    if cfg is None:
-        raise ConfigError(f"{' '.join(overrides)}: must give at least one job")
-    return cfg
 
+    def __init__(
+        self,
+        works: Sequence[Work],
+        slots: Slots,
+        launcher: LocalLauncher,
+        display: Display,
+        stops_on_error: bool,
+    ) -> None:
+        self.waiting, self.active = list(works), list[Active]()
+        self.slots, self.launcher, self.display = slots, launcher, display
+        self.stops_on_error = stops_on_error
+        self.is_stopping = False
 
-def run_job(overrides: Sequence[str], extra: Sequence[str], sweep: Path) -> float:
-    """Trains one job in a new process and returns its score, or NaN if it failed.
+    def run(self, stop: StopSignals) -> None:
+        """Runs all jobs; after a signal, asks the running ones to save and waits for them."""
+        with stop.deferred(self.kill_all):
+            while self.active or (self.waiting and not self.is_stopping):
+                if stop.received is not None and not self.is_stopping:
+                    self.ask_to_stop()
+                if not self.is_stopping:
+                    self.start_waiting()
+                self.launcher.wait([each.running for each in self.active], POLLED_S)
+                for each in list(self.active):
+                    if (code := each.running.exit_code()) is not None:
+                        self.end(each, code)
+                self.display.tick()
 
-    The process inherits standard error, so that an error is visible immediately.
-    """
-    folder = sweep / slug(overrides)
-    print(f"\n{folder.name}", flush=True)
-    command = [
-        sys.executable,
-        "-m",
-        "vae_lightning.train",
-        *extra,
-        *overrides,
-        f"hydra.run.dir='{folder}'",
-    ]
-    with tempfile.NamedTemporaryFile("r") as refusal:
-        variables = os.environ | {REFUSAL_VARIABLE: refusal.name}
-        # In its own session, the job receives Ctrl-C once, from the loop below.
-        process = subprocess.Popen(command, start_new_session=True, env=variables)
-        while True:
-            try:
-                code = process.wait()
+    def start_waiting(self) -> None:
+        """Starts the next jobs for which there is room."""
+        for work in list(self.waiting):
+            seat = self.slots.take(work.need)
+            if seat is None:
                 break
-            except KeyboardInterrupt:
-                process.send_signal(signal.SIGINT)
-        reason = refusal.read() or f"the process ended with exit code {code}"
-    if code == 130:
-        raise SystemExit(130)
-    if read_status(folder).get("state", "running") == "running":
-        record_failure(folder, overrides, reason)
-    metrics = read_json(folder / "metrics.json")
-    return next((number(metrics, name) for name in SCORES if name in metrics), float("nan"))
+            self.waiting.remove(work)
+            variables = {"CUDA_VISIBLE_DEVICES": ",".join(seat.devices)} if seat.devices else {}
+            task = work.task._replace(threads=seat.threads, variables=variables)
+            size = task.log.stat().st_size if task.log.is_file() else 0
+            running = self.launcher.run(task, work.need.processes)
+            self.active.append(Active(work, running, seat, size))
+            self.display.started(work.job)
+
+    def end(self, active: Active, code: int) -> None:
+        """Records how a job has ended, and frees what it held."""
+        self.active.remove(active)
+        active.running.close()
+        self.slots.give_back(active.seat)
+        job, task = active.work.job, active.work.task
+        reason = ""
+        if code == 0:
+            state = "finished"
+        elif code in (130, 143):
+            state = "interrupted"
+        else:
+            state, reason = "failed", reason_of(task.log, active.log_start, code)
+            with contextlib.suppress(OSError):  # of a full disk: the table has the old state then
+                write_failure(task.folder, reason)
+            if self.stops_on_error:
+                self.ask_to_stop()
+        self.display.ended(job, state, reason, task.log)
+
+    def ask_to_stop(self) -> None:
+        """Asks all running jobs to save and end; no further one is started."""
+        self.is_stopping = True
+        for each in self.active:
+            each.running.ask_to_stop()
+
+    def kill_all(self) -> None:
+        """Kills all running jobs at once."""
+        for each in self.active:
+            each.running.kill()
 
 
-def record_failure(folder: Path, overrides: Sequence[str], reason: str) -> None:
-    """Records the failure of a job whose process ended before it could record it."""
-    write_status(folder, "failed", reason)
-    write_text(
-        folder / ".hydra" / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(list(overrides)))
-    )
+def reason_of(log: Path, start: int, code: int) -> str:
+    """Why a job failed: the signal that killed it, or the last line that it printed."""
+    if code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    text = log.read_bytes()[start:].decode(errors="replace") if log.is_file() else ""
+    lines = [line for line in text.splitlines() if line.strip()]
+    last = one_line(lines[-1]).removeprefix("error: ") if lines else ""
+    return last or f"the process ended with exit code {code}"

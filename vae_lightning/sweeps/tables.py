@@ -1,60 +1,137 @@
-"""Tables of the jobs of a sweep."""
+"""Tables of results as text for the terminal, Markdown and LaTeX."""
 
-import shlex
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vae_lightning.checks.errors import ConfigError, escaped
 from vae_lightning.cli import tables
-from vae_lightning.runs.stored import OVERRIDES
-from vae_lightning.runs.untrusted import read_overrides
-from vae_lightning.storage.files import read_json
-
-Row = dict[str, object]
-SCORE_COLUMNS = (
-    "val/recon",
-    "val/kl",
-    "val/neg_elbo",
-    "test/recon",
-    "test/kl",
-    "test/neg_elbo",
-    "latents/active_units",
+from vae_lightning.storage.files import write_text
+from vae_lightning.sweeps.results import (
+    SCORES,
+    Result,
+    Setting,
+    differing,
+    ranked_by,
+    settings,
 )
-OTHER_COLUMNS = ("state", *SCORE_COLUMNS, "folder", "reason")  # columns that are not overrides
+
+SHOWN = {  # score -> its column; the scores of one split are recon + kl = -ELBO
+    "val/neg_elbo": "val -ELBO",
+    "test/recon": "recon",
+    "test/kl": "KL",
+    "test/neg_elbo": "-ELBO",
+    "latents/active_units": "active units",
+}
+BEST_MARK = "*"
 
 
-def collect(sweep: Path) -> list[Row]:
-    """One row per job of a sweep, read from its folder: overrides, state, metrics."""
-    rows = []
-    for status in sorted(sweep.glob("*/status.json"), key=lambda path: path.stat().st_mtime):
-        try:
-            rows.append(row_of(status.parent))
-        except ConfigError as error:
-            folder = status.parent.name
-            rows.append({"state": "damaged", "folder": folder, "reason": escaped(str(error))})
-    return rows
-
-
-def row_of(job: Path) -> Row:
-    """The row of a job; raises ConfigError if a file of it is damaged."""
-    try:
-        overrides = read_overrides((job / OVERRIDES).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{job / OVERRIDES}: {OVERRIDES.name} is damaged ({error})") from error
-    words = [word for word in overrides if "=" in word and not word.startswith("hydra.")]
-    metrics, state = read_json(job / "metrics.json"), read_json(job / "status.json")
-    row = dict(word.split("=", 1) for word in words)
-    row |= {"state": state.get("state", "unknown")}
-    row |= {name: metrics.get(name, "") for name in SCORE_COLUMNS} | {"folder": job.name}
-    return row | ({"reason": state["reason"]} if "reason" in state else {})
-
-
-def table(rows: Sequence[Row], sweep: Path) -> str:
-    """The rows as text, and below them the paths of the details."""
+def terminal_table(results: Sequence[Result]) -> str:
+    """One line per setting if jobs differ in their seed, else one per job; failures at the end."""
+    groups = settings(results)
+    seeds = any(len(group.results) > 1 for group in groups)
+    others = [each for each in results if each.state != "finished"]
+    keys = differing([each.options for each in results])
+    if seeds and not others:
+        keys = [key for key in keys if key != "seed"]
+    rows = [setting_cells(group, keys) for group in groups]
+    rows += [job_cells(each, keys) for each in others]
+    if groups and ranked_by(results):
+        rows[0][""] = BEST_MARK
     names = [
-        name
-        for name in dict.fromkeys(key for row in rows for key in row)
-        if name not in ("folder", "reason")
+        name for name in ("", *keys, "state", "data", "n", *SHOWN.values()) if used(rows, name)
     ]
-    more = [str(sweep / "sweep.csv"), f"tensorboard --logdir {shlex.quote(str(sweep))}"]
-    return "\n".join(["", tables.columns(rows, names), "", *more])
+    text = tables.columns(rows, names)
+    if not sys.stdout.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    return "\n".join(line[:width] for line in text.splitlines())
+
+
+def used(rows: Sequence[dict[str, object]], name: str) -> bool:
+    """Whether a column says anything: a value, and for n more than 1."""
+    values = {row.get(name, "") for row in rows} - {""}
+    return bool(values - {1}) if name == "n" else bool(values)
+
+
+def setting_cells(setting: Setting, keys: Sequence[str]) -> dict[str, object]:
+    """The cells of a setting, as in ``31.20 ± 0.12``."""
+    cells: dict[str, object] = {key: setting.options.get(key, "") for key in keys}
+    if len(setting.results) == 1:
+        cells |= {key: setting.results[0].options.get(key, "") for key in keys}
+    cells |= {"state": "finished", "data": setting.results[0].data, "n": len(setting.results)}
+    return cells | {column: spread(setting, score) for score, column in SHOWN.items()}
+
+
+def spread(setting: Setting, score: str, sign: str = " ± ") -> str:
+    """Mean and standard deviation of a score; the mean alone for one job."""
+    mean, deviation = setting.mean(score), setting.deviation(score)
+    if mean is None:
+        return ""
+    digits = 1 if score == "latents/active_units" else 2
+    text = f"{mean:.{digits}f}".removesuffix(".0") if digits == 1 else f"{mean:.{digits}f}"
+    return text if deviation is None else f"{text}{sign}{deviation:.{digits}f}"
+
+
+def job_cells(result: Result, keys: Sequence[str]) -> dict[str, object]:
+    """The cells of a job that is not finished."""
+    return {**{key: result.options.get(key, "") for key in keys}, "state": result.state}
+
+
+def markdown(groups: Sequence[Setting]) -> str:
+    """A table for a page or an issue."""
+    header, rows = paper_cells(groups, " ± ")
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def latex(groups: Sequence[Setting]) -> str:
+    """A table for a paper, with the lines of the package booktabs."""
+    header, rows = paper_cells(groups, r" $\pm$ ")
+    lines = [" & ".join(escape(cell) for cell in line) + r" \\" for line in (header, *rows)]
+    alignment = "l" * (len(header) - len(SCORES_OF_PAPER)) + "r" * len(SCORES_OF_PAPER)
+    return "\n".join(
+        [
+            rf"\begin{{tabular}}{{{alignment}}}",
+            r"\toprule",
+            lines[0],
+            r"\midrule",
+            *lines[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+            "",
+        ]
+    )
+
+
+SCORES_OF_PAPER = [score for score in SCORES if score.startswith(("test/", "latents/"))]
+
+
+def paper_cells(groups: Sequence[Setting], sign: str) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: what differs, n, and the scores of the test images."""
+    keys = differing([group.options for group in groups])
+    header = [*keys, "n", *(SHOWN[score] for score in SCORES_OF_PAPER)]
+    rows = [
+        [
+            *(group.options.get(key, "") for key in keys),
+            str(len(group.results)),
+            *(spread(group, score, sign) for score in SCORES_OF_PAPER),
+        ]
+        for group in groups
+    ]
+    return header, rows
+
+
+def escape(text: str) -> str:
+    """A text with the characters escaped that LaTeX would interpret, except the signs of spread."""
+    for sign in "_%&#":
+        text = text.replace(sign, f"\\{sign}")
+    return text
+
+
+def write_papers(groups: Sequence[Setting], folder: Path) -> list[Path]:
+    """Writes table.md and table.tex; returns their paths."""
+    contents = {folder / "table.md": markdown(groups), folder / "table.tex": latex(groups)}
+    for path, text in contents.items():
+        write_text(path, text)
+    return list(contents)

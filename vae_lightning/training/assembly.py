@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from vae_lightning import rng
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.checks.ranges import Option
-from vae_lightning.config.compose import CONF
+from vae_lightning.config.fallback import use_fallback
 from vae_lightning.config.instantiate import (
     Recipe,
     find_class,
@@ -26,7 +26,7 @@ from vae_lightning.config.options import check_classes
 from vae_lightning.data import fingerprint
 from vae_lightning.data.images import ImageData
 from vae_lightning.data.sources.idx import ensure_files, folder_of, missing_files
-from vae_lightning.storage.run_folder import read_yaml, to_dict
+from vae_lightning.storage.run_folder import to_dict
 from vae_lightning.training.memory import MemoryLimit, machine_bytes
 from vae_lightning.training.module import VAE
 
@@ -73,13 +73,7 @@ def build_data(cfg: DictConfig) -> ImageData:
 
     Raises ConfigError if there is no fallback, and for damaged or other files.
     """
-    dataset = find_class(cfg.data.dataset["_target_"], Dataset, cfg.trust)
-    if hasattr(dataset, "resources"):
-        find_moved_files(cfg, dataset)
-        try:
-            ensure_files(dataset, Path(cfg.data.root), list(cfg.data.mirrors))
-        except OSError as error:
-            fall_back(cfg, dataset, error)
+    find_files(cfg)
     arguments = {key: value for key, value in plain(cfg.data).items() if key not in SOURCE_KEYS}
     arguments |= {
         "_target_": "vae_lightning.data.images.ImageData",
@@ -92,6 +86,20 @@ def build_data(cfg: DictConfig) -> ImageData:
     with open_dict(cfg):
         cfg.data.sha256 = data.sha256
     return data
+
+
+def find_files(cfg: DictConfig) -> None:
+    """Downloads the files of the data set if needed, or replaces it by ``data.fallback``.
+
+    Raises ConfigError if the files can neither be found nor downloaded and there is no fallback.
+    """
+    dataset = find_class(cfg.data.dataset["_target_"], Dataset, cfg.trust)
+    if hasattr(dataset, "resources"):
+        find_moved_files(cfg, dataset)
+        try:
+            ensure_files(dataset, Path(cfg.data.root), list(cfg.data.mirrors))
+        except OSError as error:
+            fall_back(cfg, dataset, error)
 
 
 def find_moved_files(cfg: DictConfig, dataset: type) -> None:
@@ -124,11 +132,7 @@ def fall_back(cfg: DictConfig, dataset: type, error: OSError) -> None:
         name,
         error,
     )
-    other = read_yaml(CONF / "data" / f"{cfg.data.fallback}.yaml")
-    del other["defaults"]  # the same as those of every data set
-    other.update(instead_of=name, mirrors=[], val_size=min(cfg.data.val_size, other.val_size))
-    with open_dict(cfg):
-        cfg.data.merge_with(other)
+    use_fallback(cfg)
 
 
 def is_conditional(cfg: DictConfig) -> bool:

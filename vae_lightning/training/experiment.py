@@ -11,8 +11,9 @@ import torch
 from lightning.pytorch import Trainer
 from omegaconf import DictConfig
 
-from vae_lightning.checks.errors import ConfigError, NotFinite, counted
+from vae_lightning.checks.errors import ConfigError, NotFinite, ProcessLost, counted
 from vae_lightning.config.environment import RESUMES_VARIABLE, RUN_VARIABLE, environment
+from vae_lightning.config.options import process_count
 from vae_lightning.data.images import ImageData
 from vae_lightning.storage import files, run_folder
 from vae_lightning.storage.lock import claim
@@ -32,9 +33,10 @@ from vae_lightning.training.checkpoint import (
 from vae_lightning.training.final_table import final_table
 from vae_lightning.training.finite import locate
 from vae_lightning.training.module import VAE
+from vae_lightning.training.processes import is_connection_error
 from vae_lightning.training.provenance import write_provenance
 from vae_lightning.training.signals import StopSignals
-from vae_lightning.training.trainer import build_trainer, silence_notices
+from vae_lightning.training.trainer import build_trainer, count_devices, silence_notices
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +87,7 @@ def run_experiment(
     """
     start = threads.load()
     silence_notices()
+    count_devices(cfg)
     check_user_classes(cfg)
     data = build_data(cfg)
     module = build_module(cfg)
@@ -162,8 +165,7 @@ def describe_progress(saved: SavedProgress, epochs: int) -> str:
 def use_threads(cfg: DictConfig, start: threads.Load | None) -> None:
     """Uses ``trainer.threads`` threads; ``auto`` is decided here, once, and kept for a resume."""
     if cfg.trainer.threads == "auto":
-        processes = cfg.trainer.devices if cfg.accelerator.strategy != "auto" else 1
-        cfg.trainer.threads = threads.free_threads(start, processes)
+        cfg.trainer.threads = threads.free_threads(start, process_count(cfg))
     torch.set_num_threads(cfg.trainer.threads)
 
 
@@ -175,7 +177,7 @@ def train_and_test(
     variables = {RUN_VARIABLE: str(run), RESUMES_VARIABLE: "1" if parts.saved.path else ""}
     before_kill = functools.partial(run_folder.write_status, run, "interrupted")
     with environment(**variables), stop.deferred(before_kill):
-        tensorboard.begin_hparams(cfg, trainer)
+        tensorboard.begin_hparams(cfg, trainer, run_folder.read_choices(run))
         try:
             with accelerate(cfg, trainer, module, data):
                 trainer.fit(module, data, ckpt_path=parts.saved.path, weights_only=True)
@@ -187,6 +189,14 @@ def train_and_test(
             tensorboard.end_hparams(trainer, "FAILURE")
             saved = saved_progress(run, parts.recorder.state_key)
             raise locate(cfg, data, saved, error) from error
+        except RuntimeError as error:
+            tensorboard.end_hparams(trainer, "FAILURE")
+            if trainer.world_size > 1 and is_connection_error(error):
+                raise ProcessLost(
+                    "another process of this run has ended; its own message is above, unless it"
+                    " was killed"
+                ) from error
+            raise
         except Exception:
             tensorboard.end_hparams(trainer, "FAILURE")
             raise

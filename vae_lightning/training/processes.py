@@ -1,11 +1,23 @@
 """Data-parallel training by processes on one machine, which other machines cannot reach."""
 
+import atexit
 import os
 import socket
 from pathlib import Path
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy
+
+
+def disconnect() -> None:
+    """Ends the threads of the connection; a process that exits with them is sometimes aborted."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def is_connection_error(error: RuntimeError) -> bool:
+    """Whether an error says that the connection to another process of the run broke."""
+    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
 
 
 class LocalDDP(DDPStrategy):
@@ -40,6 +52,7 @@ class LocalDDP(DDPStrategy):
             world_size=self.world_size,
             timeout=self._timeout,
         )
+        atexit.register(disconnect)
         super().setup_distributed()
         torch.distributed.barrier()
         meeting.unlink(missing_ok=True)  # everyone has met

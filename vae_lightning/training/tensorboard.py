@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from vae_lightning.data.images import ImageData
-from vae_lightning.storage.run_folder import to_dict, without_hydra
+from vae_lightning.storage.run_folder import of_run, to_dict
 from vae_lightning.training.module import VAE
 
 # not compared in TensorBoard: the same in other words, or without effect on a result
@@ -33,6 +33,17 @@ UNCOMPARED_KEYS = (
     "steps_per_execution",
     "compile",
     "threads",
+)
+# groups whose chosen option TensorBoard compares; data.name is the data set that was used
+COMPARED_GROUPS = (
+    "model",
+    "likelihood",
+    "posterior",
+    "prior",
+    "objective",
+    "annealing",
+    "optimizer",
+    "scheduler",
 )
 FOLDER = "tensorboard"  # in a run folder
 END_SUFFIX = ".end"  # of the file that records how the run ended
@@ -84,23 +95,18 @@ def logger_of(trainer: Trainer) -> ScalarLogger:
 
 
 @rank_zero_only
-def begin_hparams(cfg: DictConfig, trainer: Trainer) -> None:
-    """Lists hyperparameters and the names of the final metrics for TensorBoard's HPARAMS tab.
+def begin_hparams(cfg: DictConfig, trainer: Trainer, choices: Mapping[str, str]) -> None:
+    """Lists the chosen option of each group, and all values, for TensorBoard's HPARAMS tab.
 
-    TensorBoard takes the values of the metrics from the scalars of the run. The list is written
-    when the run begins, so that a failed run is listed too and no metric has a made-up value.
+    The list is written when the run begins, so that a failed run is listed too. No list of columns
+    is written: TensorBoard would use that of one run for all runs. Without one, it shows what
+    differs between the runs first, and takes the metrics from their scalars.
     """
     from torch.utils.tensorboard.summary import hparams
 
-    splits = (
-        ("test", "val", "train") if cfg.data.val_size else ("test", "train")
-    )  # the first columns are shown
-    scores = {
-        f"{split}/{term}": 0.0 for split in splits for term in ("neg_elbo", "recon", "kl", "loss")
-    }
-    experiment, session, _ = hparams(flatten(to_dict(without_hydra(cfg))), scores)
-    for summary in (experiment, session):
-        logger_of(trainer).experiment.file_writer.add_summary(summary)
+    compared = {group: choices[group] for group in COMPARED_GROUPS if group in choices}
+    _, session, _ = hparams(compared | flatten(to_dict(of_run(cfg))), {})
+    logger_of(trainer).experiment.file_writer.add_summary(session)
 
 
 @rank_zero_only

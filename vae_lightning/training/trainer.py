@@ -18,9 +18,11 @@ from omegaconf import DictConfig
 
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.config.instantiate import instantiate
+from vae_lightning.config.options import check_together
 from vae_lightning.training.assembly import plain
 from vae_lightning.training.checkpoint import DirectCheckpoints
 from vae_lightning.training.processes import LocalDDP
+from vae_lightning.training.threads import most_threads
 
 OWN_TRAINER_KEYS = ("steps_per_execution", "compile", "threads")  # of cfg.trainer, not Lightning's
 
@@ -114,19 +116,36 @@ def make_trainer(cfg: DictConfig, arguments: dict[str, object]) -> Trainer:
         raise ConfigError(f"trainer: {error}") from error
 
 
+def count_devices(cfg: DictConfig) -> None:
+    """Replaces trainer.devices=auto by the number of devices: all GPUs, or all cores for ddp_cpu.
+
+    Raises ConfigError if the batch cannot be divided among them.
+    """
+    if cfg.trainer.devices != "auto":
+        return
+    gpus = torch.cuda.device_count() if cfg.accelerator.accelerator != "cpu" else 0
+    is_single = cfg.accelerator.strategy == "auto"
+    cfg.trainer.devices = 1 if is_single else gpus or most_threads()
+    check_together(cfg)
+
+
 def check_device(cfg: DictConfig) -> None:
     """Raises ConfigError if this machine does not have the accelerator."""
     kind, devices = cfg.accelerator.accelerator, cfg.trainer.devices
+    highest = devices if isinstance(devices, int) else max(devices) + 1
     have = {"gpu": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if have.get(kind) == 0:
         raise ConfigError(
             f"accelerator.accelerator={kind}: must be auto, cpu or ddp_cpu, as this machine has no"
             f" {kind}"
         )
-    if kind in have and have[kind] < devices:
+    if kind in have and have[kind] < highest:
+        allowed = (
+            f"at most {have[kind]}" if isinstance(devices, int) else f"below {have[kind]} each"
+        )
         raise ConfigError(
-            f"trainer.devices={devices}: must be at most {have[kind]}, the number of {kind} devices"
-            " of this machine"
+            f"trainer.devices={devices}: must be {allowed}, the number of {kind} devices of this"
+            " machine"
         )
     if cfg.trainer.precision == "16-mixed" and (kind == "cpu" or not (have["gpu"] or have["mps"])):
         raise ConfigError("trainer.precision=16-mixed: must be 32 or bf16-mixed on a CPU")

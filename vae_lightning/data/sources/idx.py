@@ -17,6 +17,7 @@ from vae_lightning.storage.files import write_bytes
 
 log = logging.getLogger(__name__)
 
+LOCK = ".lock"  # in the folder of the files
 TIMEOUT_S = 10  # of each connection and each read, so that no download hangs
 MAX_SECONDS = 600  # of one file from one mirror
 MAX_BYTES = 100_000_000  # of one file; the largest, the training images of KMNIST, has 18 million
@@ -34,12 +35,27 @@ def ensure_files(dataset: type, root: Path, mirrors: Sequence[str] = ()) -> None
         OSError: if no mirror provides a file, or if the folder cannot be written.
     """
     raw = folder_of(dataset, root)
-    if missing_files(dataset, root):
-        raw.mkdir(parents=True, exist_ok=True)
-        with FileLock(raw / ".lock"):
+    if not missing_files(dataset, root):
+        return
+    created = [folder for folder in (raw, *raw.parents) if not folder.exists()]
+    raw.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(raw / LOCK):
             for name, md5 in missing_files(dataset, root):
                 content = gzip.decompress(fetch([*dataset.mirrors, *mirrors], name, md5))
                 write_bytes(raw / Path(name).stem, content)
+    except OSError:
+        remove_empty(created)
+        raise
+
+
+def remove_empty(created: Sequence[Path]) -> None:
+    """Removes the folders that were made for a download if they are empty, inner ones first."""
+    for folder in created:
+        if {path.name for path in folder.iterdir()} - {LOCK}:
+            return
+        (folder / LOCK).unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def folder_of(dataset: type, root: Path) -> Path:

@@ -1,0 +1,138 @@
+"""Starts a run, continues one, or joins one as a worker process of DDP.
+
+Imports PyTorch only when a run begins, so that a refused configuration is answered at once.
+"""
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from vae_lightning.checks.errors import ConfigError, Interrupted, counted
+from vae_lightning.config import options
+from vae_lightning.config.environment import (
+    RESUMES_VARIABLE,
+    RUN_VARIABLE,
+    forget_ranks,
+    is_requeued,
+    rank,
+)
+from vae_lightning.runs.stored import CONFIG, read_stored
+from vae_lightning.storage import run_folder
+from vae_lightning.training.signals import IgnoredSignals, StopSignals
+
+
+def start(
+    cfg: DictConfig, overrides: Sequence[str], is_folder_given: bool, stop: StopSignals
+) -> None:
+    """Starts a new run of a composed configuration; checks it before it creates the run folder."""
+    options.check(cfg)
+    if cfg.accelerator.num_nodes > 1:
+        check_nodes(cfg, is_folder_given)
+    options.settle(cfg)
+    cfg.trust = True  # the configuration comes from the user, so it may name the user's classes
+    path = Path(cfg.hydra.run.dir)
+    if is_folder_given and is_requeued() and (path / CONFIG).is_file():
+        resume(path, overrides, stop)
+        return
+    # only rank 0 creates the folder
+    folder = (
+        nullcontext(path.resolve())
+        if cfg.accelerator.num_nodes > 1 and rank()
+        else run_folder.new_folder(path, exclusive=not is_folder_given)
+    )
+    run(cfg, folder, stop, overrides)
+
+
+def check_nodes(cfg: DictConfig, is_folder_given: bool) -> None:
+    """Raises ConfigError unless all machines of a run use the same folder and seed."""
+    if "RANK" not in os.environ and "SLURM_PROCID" not in os.environ:
+        nodes = cfg.accelerator.num_nodes
+        raise ConfigError(f"accelerator.num_nodes={nodes}: requires a start by torchrun or srun")
+    if not is_folder_given or cfg.seed is None:
+        raise ConfigError(
+            "accelerator=multi_node: requires hydra.run.dir and seed, "
+            "so that all nodes use the same folder and seed"
+        )
+
+
+def resume(folder: Path, overrides: Sequence[str], stop: StopSignals) -> None:
+    """Continues a run from last.ckpt in its folder.
+
+    Of its options, only data.root and trainer.max_epochs may change. At or below the number of
+    finished epochs, it ends the run with its test. ``trust`` is false unless the overrides set it.
+    """
+    stored = read_stored(folder, "resume")
+    cfg = stored.cfg
+    folder = folder.resolve()
+    epochs = cfg.trainer.max_epochs
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key == "trust":
+            cfg.trust = {"true": True, "false": False}.get(value, value)
+        elif key == "trainer.max_epochs" and value.isdigit():
+            cfg.trainer.max_epochs = int(value)
+        elif key == "data.root" and value:
+            cfg.data.root = value
+        elif override not in stored.overrides:
+            raise ConfigError(
+                f"{override}: must not change on resume; only data.root may, and"
+                f" trainer.max_epochs, from {epochs}"
+            )
+    options.check_complete(cfg)
+    options.check_values(cfg)
+    wanted = cfg.trainer.max_epochs
+    if stored.state == "finished" and (wanted == epochs or wanted <= stored.epochs):
+        advice = f"resume={folder} trainer.max_epochs={2 * epochs}"
+        done = counted(stored.epochs, "epoch")
+        print(f"{folder} is finished: {done}. To train longer: {advice}")
+        return
+    run(cfg, nullcontext(folder), stop, None)
+
+
+def run(
+    cfg: DictConfig,
+    folder: AbstractContextManager[Path],
+    stop: StopSignals,
+    overrides: Sequence[str] | None,
+) -> None:
+    """Runs the experiment and prints its results or, if interrupted, the command that resumes it.
+
+    ``overrides`` is None on resume.
+    """
+    if cfg.accelerator.num_nodes == 1:
+        forget_ranks()
+    from vae_lightning.compile import accelerate
+    from vae_lightning.training.experiment import run_experiment
+
+    try:
+        result = run_experiment(cfg, folder, accelerate, stop, overrides, resumes=overrides is None)
+    except Interrupted as interruption:
+        if interruption.run is not None:
+            command = f"python -m vae_lightning.train resume={shlex.quote(str(interruption.run))}"
+            print(f"interrupted. To continue: {command}", file=sys.stderr)
+        raise
+    if result is not None:
+        print(result.table)
+
+
+def join() -> None:
+    """Trains as rank 1 or above of a run that rank 0 started; only rank 0 prints results."""
+    folder = Path(os.environ[RUN_VARIABLE])
+    from vae_lightning.compile import accelerate
+    from vae_lightning.training.experiment import run_experiment
+
+    cfg = read_stored(folder, RUN_VARIABLE).cfg
+    cfg.trust = True  # rank 0 has checked the same configuration
+    signals = IgnoredSignals()
+    signals.install()
+    resumes = bool(os.environ.get(RESUMES_VARIABLE))
+    try:
+        run_experiment(cfg, nullcontext(folder), accelerate, signals, resumes=resumes)
+    except Interrupted:
+        # rank 0 reports the interruption; another code makes Lightning kill rank 0 before that
+        sys.exit(0)

@@ -1,0 +1,38 @@
+"""Continues or shows a sweep: ``python -m vae_lightning.sweep resume=DIR`` or ``status=DIR``."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from vae_lightning.checks.errors import ConfigError
+from vae_lightning.checks.ranges import Boolean, Option
+from vae_lightning.cli.command import OPTIONAL_FOLDER, command
+from vae_lightning.config.options import SWEEP_OPTIONS
+from vae_lightning.sweeps.plan import read_plan
+from vae_lightning.sweeps.results import collect
+from vae_lightning.sweeps.start import resume_sweep
+from vae_lightning.sweeps.tables import terminal_table
+
+OPTIONS = {
+    "resume": Option("sweep folder; the sweep continues there", OPTIONAL_FOLDER),
+    "status": Option("sweep folder; the sweep may still be running", OPTIONAL_FOLDER),
+    "trust": Option("with resume: allow your own classes and interpolations", Boolean()),
+    **SWEEP_OPTIONS,
+}
+
+
+@command("sweep", OPTIONS)
+def main(cfg: DictConfig) -> bool | None:
+    """Continues the sweep and returns whether all jobs are finished, or prints its table."""
+    if (cfg.resume is None) == (cfg.status is None):
+        raise ConfigError("resume=DIR or status=DIR: must be given, one of them")
+    if cfg.resume is not None:
+        return resume_sweep(cfg)
+    folder = Path(cfg.status)
+    read_plan(folder, "status")
+    print(terminal_table(collect([folder])))
+    return None
+
+
+if __name__ == "__main__":
+    main()

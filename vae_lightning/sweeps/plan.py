@@ -1,0 +1,209 @@
+"""What a sweep consists of: its jobs, its base configuration, and the file that records both."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from vae_lightning.checks.errors import ConfigError, show
+from vae_lightning.config import options
+from vae_lightning.config.compose import choices, compose, search_path
+from vae_lightning.runs.untrusted import check_plain, check_size, own_mirrors
+from vae_lightning.storage.files import write_text
+from vae_lightning.storage.run_folder import of_run
+from vae_lightning.sweeps.grammar import Words, product, read_words
+from vae_lightning.sweeps.names import job_name
+
+SWEEP = Path("sweep.yaml")  # in a sweep folder
+SWEEP_MODE = RunMode.MULTIRUN
+Grid = dict[str, list[str]]  # swept key -> its words KEY=VALUE
+
+
+class Job(NamedTuple):
+    """One run of a sweep."""
+
+    name: str  # of its folder in the sweep folder
+    swept: tuple[str, ...]  # the words KEY=VALUE in which the jobs may differ
+    overrides: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return " ".join(self.swept) or self.name
+
+
+class Plan(NamedTuple):
+    """A sweep as its folder records it."""
+
+    fixed: list[str]  # the overrides of every job
+    grids: list[Grid]  # one for each command that added values
+    base: dict[str, object]  # the configuration of the first job, flat: dotted key -> value
+    config_dir: str | None
+    replaced: dict[str, str]  # data set -> the one that is used because its files were not found
+
+    @property
+    def jobs(self) -> list[Job]:
+        """The jobs in the order in which they are started."""
+        found: dict[str, Job] = {}
+        for grid in self.grids:
+            for words in product(grid):
+                job = Job(job_name(words), words, (*self.fixed, *words))
+                found.setdefault(job.name, job)
+        return list(found.values())
+
+    @property
+    def keys(self) -> list[str]:
+        """The swept keys."""
+        return list(self.grids[0])
+
+    def write(self, folder: Path) -> None:
+        """Writes sweep.yaml."""
+        text = yaml.safe_dump(dict(self._asdict()), sort_keys=False, allow_unicode=True, width=110)
+        write_text(folder / SWEEP, text)
+
+
+def read_plan(folder: Path, key: str) -> Plan:
+    """Reads sweep.yaml; raises ConfigError, with ``key``, if the folder holds no sweep."""
+    if not (folder / SWEEP).is_file():
+        raise ConfigError(f"{key}={folder}: must be a sweep folder (no {SWEEP} there)")
+    try:
+        text = (folder / SWEEP).read_text(encoding="utf-8")
+        check_size(text)
+        plan = Plan(**yaml.safe_load(text))
+        words = [
+            *plan.fixed,
+            *(word for grid in plan.grids for each in grid.values() for word in each),
+        ]
+        is_valid = plan.grids and all(isinstance(word, str) for word in words)
+    except (ConfigError, yaml.YAMLError, TypeError, AttributeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{key}={folder}: {SWEEP} is damaged ({error})") from error
+    if not is_valid:
+        raise ConfigError(f"{key}={folder}: {SWEEP} is damaged (its words must be texts)")
+    return plan
+
+
+def check_trusted(plan: Plan, key: str) -> None:
+    """Raises ConfigError for a stored sweep whose words would read values of this machine."""
+    try:
+        check_plain([plan.fixed, *plan.grids])
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}; set trust=true if the sweep is yours") from error
+
+
+def read_typed(typed: Sequence[str], config_dir: str | None) -> tuple[Plan, Words, DictConfig]:
+    """The sweep that a command line asks for, its words, and the configuration of its first job.
+
+    A configuration file may sweep too, by ``hydra.sweeper.params``; the command line wins.
+    """
+    words = read_words(typed, config_dir)
+    cfg = first_configuration(words, config_dir)
+    params = cfg.hydra.sweeper.get("params") or {}
+    if params:
+        from_file = [f"{key}={value}" for key, value in params.items()]
+        words = read_words([*from_file, *typed], config_dir)
+        cfg = first_configuration(words, config_dir)
+    options.check_sweep_options(cfg)
+    folder = str(Path(config_dir).resolve()) if config_dir else None
+    return Plan(words.fixed, [words.swept], flat_base(cfg), folder, {}), words, cfg
+
+
+def first_configuration(words: Words, config_dir: str | None) -> DictConfig:
+    """The configuration of the first job, which also says how all jobs are run."""
+    paths = search_path(config_dir)
+    compose("config", [*paths, *words.driver])  # a mistake in these words belongs to no job
+    first = next(iter(product(words.swept)))
+    try:
+        return compose("config", [*paths, *words.fixed, *first, *words.driver])
+    except ConfigError as error:
+        raise named(error, first, words.fixed, config_dir) from error
+
+
+def named(
+    error: ConfigError, swept: Sequence[str], fixed: Sequence[str], config_dir: str | None
+) -> ConfigError:
+    """The error with the job that it belongs to, unless it belongs to every job."""
+    text = str(error)
+    if not swept or text.startswith(tuple(swept)):
+        return error
+    if not any(choices(word.partition("=")[0]) for word in swept):  # no other parts
+        try:
+            options.check(compose("config", [*search_path(config_dir), *fixed]))
+        except ConfigError as common:
+            if str(common) == text:
+                return error
+    return ConfigError(f"{' '.join(swept)}: {text}")
+
+
+def flat_base(cfg: DictConfig) -> dict[str, object]:
+    """A configuration in one level, without what may differ between two commands."""
+    content = OmegaConf.to_container(of_run(cfg), resolve=False)
+    return {key: value for key, value in flatten(content) if key != "data.root"}
+
+
+def flatten(node: object, prefix: str = "") -> list[tuple[str, object]]:
+    """The values of a nested configuration with their dotted keys."""
+    if not isinstance(node, dict) or not node:
+        return [(prefix[:-1], node)]
+    return [pair for key, value in node.items() for pair in flatten(value, f"{prefix}{key}.")]
+
+
+def extended(stored: Plan, typed: Plan, folder: Path) -> Plan:
+    """The stored sweep with the values that a later command adds.
+
+    Raises ConfigError, with the difference, for another base configuration and for other keys.
+    """
+    if stored.keys != typed.keys:
+        raise ConfigError(
+            f"hydra.sweep.dir={folder}: must be swept over {show_keys(stored.keys)} as before, not"
+            f" {show_keys(typed.keys)}; use a new folder"
+        )
+    first = stored.jobs[0]
+    now = compose("config", [*search_path(typed.config_dir), *typed.fixed, *first.swept])
+    bases = (stored.base, flat_base(now))
+    pairs = {
+        key: [base.get(key, "not set") for base in bases]
+        for key in dict.fromkeys([*bases[0], *bases[1]])
+    }
+    changed = [
+        f"{key} was {show(before)}, is {show(now)}"
+        for key, (before, now) in pairs.items()
+        if before != now
+    ]
+    if changed:
+        raise ConfigError(
+            f"hydra.sweep.dir={folder}: must have the configuration of this sweep"
+            f" ({'; '.join(changed[:3])}{'; ...' if len(changed) > 3 else ''}); use a new folder"
+        )
+    have = {job.name for job in stored.jobs}
+    if all(job.name in have for job in typed.jobs):
+        return stored
+    return stored._replace(grids=[*stored.grids, *typed.grids])
+
+
+def show_keys(keys: Sequence[str]) -> str:
+    """The swept keys in a message."""
+    return ", ".join(keys) or "no key"
+
+
+def configuration(job: Job, plan: Plan, trust: bool = True) -> DictConfig:
+    """The checked configuration of a job; raises ConfigError, with the job, if it is wrong."""
+    try:
+        cfg = compose("config", [*search_path(plan.config_dir), *job.overrides])
+        is_chosen = any(word.startswith("experiment=") for word in job.swept)
+        if is_chosen and cfg.hydra.mode == SWEEP_MODE:
+            raise ConfigError("must not be a sweep itself (hydra.mode=MULTIRUN)")
+        if cfg.resume is not None:
+            raise ConfigError("must not continue a run (resume)")
+        if cfg.accelerator.num_nodes > 1:
+            raise ConfigError(
+                "accelerator=multi_node: must not be part of a sweep;"
+                " start each run by torchrun or srun"
+            )
+        options.check(cfg)
+    except ConfigError as error:
+        raise named(error, job.swept, plan.fixed, plan.config_dir) from error
+    cfg.trust = trust
+    if not trust:
+        cfg.data.mirrors = own_mirrors(str(cfg.data.name))
+    return cfg

@@ -1,0 +1,201 @@
+"""The results of the jobs of sweeps and of single runs, read from their folders.
+
+Jobs that differ only in ``seed`` are one setting; its values are means over its finished jobs.
+"""
+
+import os
+import re
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from vae_lightning.checks.errors import ConfigError, escaped
+from vae_lightning.runs.stored import CONFIG, OVERRIDES
+from vae_lightning.runs.untrusted import read_overrides
+from vae_lightning.storage.files import read_json, write_csv
+from vae_lightning.sweeps.plan import SWEEP, read_plan
+
+SCORES = (
+    "val/recon",
+    "val/kl",
+    "val/neg_elbo",
+    "test/recon",
+    "test/kl",
+    "test/neg_elbo",
+    "latents/active_units",
+)
+RANKED_BY = ("val/neg_elbo", "train/neg_elbo")  # lower is better; the first one that all jobs have
+UNCOMPARED = ("hydra.", "hydra/", "data.root", "trust", "accelerator", "launcher", "sweep.")
+BEST = "best"  # link in a sweep folder
+
+
+class Result(NamedTuple):
+    """What the folder of a job says."""
+
+    folder: Path
+    options: dict[str, str]  # the overrides, key -> value
+    state: str
+    data: str  # the data set that was used
+    scores: dict[str, float]
+    reason: str = ""
+
+
+class Setting(NamedTuple):
+    """The finished jobs that differ only in their seed."""
+
+    options: dict[str, str]  # without the seed
+    results: list[Result]
+
+    def values(self, score: str) -> list[float]:
+        """A score of all jobs that have it."""
+        return [each.scores[score] for each in self.results if score in each.scores]
+
+    def mean(self, score: str) -> float | None:
+        """The mean of a score over the seeds."""
+        values = self.values(score)
+        return statistics.fmean(values) if values else None
+
+    def deviation(self, score: str) -> float | None:
+        """The standard deviation over the seeds, with n - 1; None for fewer than two."""
+        values = self.values(score)
+        return statistics.stdev(values) if len(values) > 1 else None
+
+
+def collect(folders: Iterable[Path]) -> list[Result]:
+    """The results of sweeps and runs; those of finished jobs first, the best one at the top.
+
+    Raises ConfigError for a folder that is neither a sweep nor a run.
+    """
+    found: list[Result] = []
+    for folder in folders:
+        if (folder / SWEEP).is_file():
+            plan = read_plan(folder, "sweep")
+            found += [read_result(folder / job.name, job.overrides) for job in plan.jobs]
+        elif (folder / CONFIG).is_file():
+            found.append(read_result(folder))
+        else:
+            raise ConfigError(f"{folder}: must be the folder of a sweep or of a run")
+    score = ranked_by(found)
+    return sorted(found, key=lambda each: (each.state != "finished", rank(each.scores, score)))
+
+
+def rank(scores: Mapping[str, float], score: str | None) -> float:
+    """What results are sorted by; without the score, the last."""
+    return scores.get(score or "", float("inf"))
+
+
+def ranked_by(results: Sequence[Result]) -> str | None:
+    """The score by which results are sorted: the first one that all finished jobs have."""
+    done = [each for each in results if each.state == "finished"]
+    return next((s for s in RANKED_BY if done and all(s in each.scores for each in done)), None)
+
+
+def read_result(folder: Path, overrides: Sequence[str] | None = None) -> Result:
+    """The result of a job; ``overrides`` are those that its folder records unless given."""
+    try:
+        if overrides is None:
+            overrides = read_overrides((folder / OVERRIDES).read_text(encoding="utf-8"))
+        metrics, status = read_json(folder / "metrics.json"), read_json(folder / "status.json")
+    except (OSError, UnicodeDecodeError, ConfigError) as error:
+        return Result(folder, {}, "damaged", "", {}, escaped(str(error)))
+    names = {*SCORES, *RANKED_BY}
+    scores = {
+        name: float(value)
+        for name, value in metrics.items()
+        if name in names and isinstance(value, int | float)
+    }
+    state = str(status.get("state", "not started"))
+    return Result(
+        folder,
+        compared_options(overrides),
+        state,
+        data_of(folder, metrics),
+        scores if state == "finished" else {},
+        str(status.get("reason", "")),
+    )
+
+
+def compared_options(overrides: Iterable[str]) -> dict[str, str]:
+    """Key -> value of the overrides that can change a result."""
+    pairs = [word.lstrip("+~").partition("=") for word in overrides]
+    return {key: value for key, _, value in pairs if not key.startswith(UNCOMPARED)}
+
+
+def data_of(folder: Path, metrics: Mapping[str, object]) -> str:
+    """The data set that a job used, with a remark if it is not the one that was asked for."""
+    config = folder / CONFIG
+    text = config.read_text(errors="replace") if config.is_file() else ""
+    other = re.search(r"^  instead_of: (\w+)$", text, re.MULTILINE)
+    name = str(metrics.get("data", ""))
+    return f"{name} (not {other.group(1)})" if other and name else name
+
+
+def settings(results: Iterable[Result]) -> list[Setting]:
+    """The finished results by setting, in the order of the mean of the ranking score."""
+    groups: dict[tuple[object, ...], Setting] = {}
+    for each in results:
+        options = {key: value for key, value in each.options.items() if key != "seed"}
+        key = (each.data, *sorted(options.items()))
+        if each.state == "finished":
+            groups.setdefault(key, Setting(options, [])).results.append(each)
+    found = list(groups.values())
+    score = ranked_by([result for setting in found for result in setting.results])
+
+    def mean(setting: Setting) -> float:
+        value = setting.mean(score) if score else None
+        return float("inf") if value is None else value
+
+    return sorted(found, key=mean)
+
+
+def differing(options: Sequence[Mapping[str, str]]) -> list[str]:
+    """The keys in which some of the options differ, in their order."""
+    keys = dict.fromkeys(key for each in options for key in each)
+    return [key for key in keys if len({each.get(key) for each in options}) > 1]
+
+
+def labels(options: Sequence[Mapping[str, str]]) -> list[str]:
+    """A short name for each of some jobs or settings: the values in which they differ."""
+    keys = differing(options)
+    short = {key: key.rpartition(".")[2] for key in keys}
+    return [", ".join(f"{short[key]}={each.get(key, '')}" for key in keys) for each in options]
+
+
+def job_row(result: Result) -> dict[str, object]:
+    """A row of sweep.csv."""
+    return {
+        **result.options,
+        "state": result.state,
+        "data": result.data,
+        **{score: result.scores.get(score, "") for score in SCORES},
+        "folder": result.folder.name,
+        **({"reason": result.reason} if result.reason else {}),
+    }
+
+
+def setting_row(setting: Setting) -> dict[str, object]:
+    """A row of summary.csv: n, and mean and standard deviation of each score."""
+    row: dict[str, object] = {**setting.options, "data": setting.results[0].data}
+    row["n"] = len(setting.results)
+    for score in SCORES:
+        for name, value in (("mean", setting.mean(score)), ("std", setting.deviation(score))):
+            row[f"{score} {name}"] = "" if value is None else value
+    return row
+
+
+def write_tables(results: Sequence[Result], folder: Path) -> None:
+    """Writes sweep.csv and summary.csv."""
+    write_csv(folder / "sweep.csv", [job_row(each) for each in results])
+    write_csv(folder / "summary.csv", [setting_row(each) for each in settings(results)])
+
+
+def link_best(results: Sequence[Result], folder: Path) -> None:
+    """Makes the link ``best`` lead to the job with the lowest score."""
+    link, score = folder / BEST, ranked_by(results)
+    if score is None or results[0].state != "finished":
+        return
+    temporary = folder / f".{BEST}"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(results[0].folder.name)
+    os.replace(temporary, link)

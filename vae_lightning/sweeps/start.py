@@ -1,0 +1,214 @@
+"""Starts a sweep, or continues one in its folder."""
+
+import pickle
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import NamedTuple
+
+from omegaconf import DictConfig
+
+from vae_lightning.checks.errors import ConfigError, Interrupted, counted
+from vae_lightning.runs.untrusted import check_links
+from vae_lightning.storage.files import TEMPORARY
+from vae_lightning.storage.lock import claim
+from vae_lightning.storage.run_folder import new_folder, read_status
+from vae_lightning.sweeps.display import Entry, make_display
+from vae_lightning.sweeps.driver import Driver, Work
+from vae_lightning.sweeps.job import Task
+from vae_lightning.sweeps.launchers.local import LocalLauncher
+from vae_lightning.sweeps.launchers.slots import Slots, need_of, visible_devices
+from vae_lightning.sweeps.plan import (
+    SWEEP,
+    Job,
+    Plan,
+    check_trusted,
+    configuration,
+    extended,
+    read_plan,
+    read_typed,
+)
+from vae_lightning.sweeps.results import collect, link_best, write_tables
+from vae_lightning.sweeps.tables import terminal_table
+from vae_lightning.training import threads
+from vae_lightning.training.signals import StopSignals
+
+KEY = "hydra.sweep.dir"
+LOCKS, LOGS = ".locks", "logs"  # folders in a sweep folder
+
+
+def list_jobs(typed: Sequence[str], config_dir: str | None) -> str:
+    """The jobs of a sweep, one per line: the folder and the overrides. Starts none."""
+    plan, _, _ = read_typed(typed, config_dir)
+    for job in plan.jobs:
+        configuration(job, plan)
+    return "\n".join(f"{job.name}  {shlex.join(job.overrides)}" for job in plan.jobs)
+
+
+def start_sweep(typed: Sequence[str], config_dir: str | None) -> bool:
+    """Runs the sweep of a command line and returns whether all jobs are finished.
+
+    In a folder with a sweep of the same configuration it continues that sweep, and adds values.
+    Raises ConfigError before anything is written.
+    """
+    load = threads.load()
+    plan, words, cfg = read_typed(typed, config_dir)
+    if words.repeated:
+        print(f"{counted(words.repeated, 'value')} given twice: each is run once")
+    folder = Path(cfg.hydra.sweep.dir)
+    is_given = any(word.startswith("hydra.sweep.dir=") for word in words.driver)
+    if is_given and (folder / SWEEP).is_file():
+        plan = extended(read_plan(folder, "hydra.sweep.dir"), plan, folder)
+    return run_plan(plan, Request(cfg, folder, is_given, True, load))
+
+
+def resume_sweep(cfg: DictConfig) -> bool:
+    """Continues the sweep that ``cfg.resume`` names, as its folder records it."""
+    load, folder = threads.load(), Path(cfg.resume)
+    plan = read_plan(folder, "resume")
+    if not cfg.trust:
+        check_trusted(plan, f"resume={folder}")
+    return run_plan(plan, Request(cfg, folder, True, cfg.trust, load))
+
+
+class Request(NamedTuple):
+    """How the jobs of a sweep are to be run."""
+
+    cfg: DictConfig  # launcher and sweep.on_error
+    folder: Path
+    is_given: bool  # by the user, who then wants exactly this folder
+    trust: bool  # the words come from the user
+    load: threads.Load | None  # of the machine, when the command began
+
+
+def run_plan(plan: Plan, request: Request) -> bool:
+    """Runs the jobs of a plan that are not finished, and returns whether all are finished now."""
+    folder = request.folder
+    continues = request.is_given and (folder / SWEEP).is_file()
+    existing = existing_folder(folder) if continues else nullcontext()
+    cores = max(1, threads.most_threads() - threads.cores_taken(request.load))
+    with existing, LocalLauncher() as launcher:
+        launcher.preload()  # while the jobs are composed and checked
+        left = [job for job in plan.jobs if state_of(folder / job.name) != "finished"]
+        jobs = {job: configuration(job, plan, request.trust) for job in left}
+        place = (
+            nullcontext(folder.resolve())
+            if continues
+            else new_folder(folder, not request.is_given, KEY)
+        )
+        with StopSignals() as stop, place as path:
+            plan = find_data(plan, jobs, launcher)
+            own = nullcontext() if continues else claim(path, KEY)
+            with own:
+                plan.write(path)
+                works = make_works(plan, jobs, path)
+                slots = make_slots(works, request.cfg, cores)
+                print(first_line(plan, len(jobs), slots, path))
+                return run_works(works, slots, request.cfg, path, launcher, stop)
+
+
+def run_works(
+    works: Sequence[Work],
+    slots: Slots,
+    cfg: DictConfig,
+    place: Path,
+    launcher: LocalLauncher,
+    stop: StopSignals,
+) -> bool:
+    """Runs the jobs, writes the tables even after a signal, and prints the table."""
+    entries = [Entry(work.job, work.task.folder, work.epochs) for work in works]
+    try:
+        with make_display(entries) as display:
+            Driver(works, slots, launcher, display, cfg.sweep.on_error == "stop").run(stop)
+    except Interrupted:
+        command = f"python -m vae_lightning.sweep resume={shlex.quote(str(place))}"
+        print(f"interrupted. To continue: {command}", file=sys.stderr)
+        raise
+    finally:
+        results = collect([place])
+        write_tables(results, place)
+        link_best(results, place)
+    if any(result.state == "finished" for result in results):
+        launcher.report(place)
+    print("", terminal_table(results), "", sep="\n")
+    print(f"{place}\ntensorboard --logdir {shlex.quote(str(place))}")
+    return all(result.state == "finished" for result in results)
+
+
+@contextmanager
+def existing_folder(folder: Path) -> Iterator[None]:
+    """Claims the folder of a sweep that continues for this driver alone."""
+    check_links(folder, KEY)
+    with claim(folder, KEY):
+        for path in folder.glob(f"{TEMPORARY}*"):  # not those of jobs, which may still be saving
+            path.unlink(missing_ok=True)
+        yield
+
+
+def state_of(job: Path) -> str:
+    """The state of a job; a damaged status.json counts as a job that has to continue."""
+    try:
+        return str(read_status(job).get("state", "not started"))
+    except ConfigError:
+        return "damaged"
+
+
+def find_data(plan: Plan, jobs: dict[Job, DictConfig], launcher: LocalLauncher) -> Plan:
+    """The plan with the data sets that are replaced, decided once for all jobs, and says so.
+
+    Raises ConfigError if there are no files and no fallback.
+    """
+    unknown = {
+        (cfg.data.name, cfg.data.root): cfg
+        for cfg in jobs.values()
+        if cfg.data.name not in plan.replaced
+    }
+    if not unknown:
+        return plan
+    answers = launcher.ask([pickle.dumps(cfg) for cfg in unknown.values()])
+    replaced = dict(plan.replaced)
+    for (name, _), answer in zip(unknown, answers, strict=True):
+        if isinstance(answer, ConfigError):
+            raise answer
+        replaced[name] = answer
+    return plan._replace(replaced=replaced)
+
+
+def make_works(plan: Plan, jobs: dict[Job, DictConfig], place: Path) -> list[Work]:
+    """What each job takes, and where its files are."""
+    devices = visible_devices()
+    (place / LOCKS).mkdir(exist_ok=True)
+    works = []
+    for job, cfg in jobs.items():
+        task = Task(
+            place / job.name,
+            job.overrides,
+            pickle.dumps(cfg),
+            place / LOGS / f"{job.name}.log",
+            place / LOCKS / job.name,
+            plan.replaced.get(cfg.data.name, cfg.data.name) != cfg.data.name,
+        )
+        works.append(Work(job, task, need_of(cfg, devices), cfg.trainer.max_epochs))
+    return works
+
+
+def make_slots(works: Sequence[Work], cfg: DictConfig, cores: int) -> Slots:
+    """The slots of this machine for these jobs."""
+    number = None if cfg.launcher.slots == "auto" else cfg.launcher.slots
+    needs = [work.need for work in works]
+    return Slots(needs, cores, visible_devices(), number, cfg.launcher.per_device)
+
+
+def first_line(plan: Plan, left: int, slots: Slots, place: Path) -> str:
+    """What is about to be run, and on which data."""
+    done = len(plan.jobs) - left
+    parts = [counted(left, "job"), f"{slots.number} at a time"]
+    if done:
+        parts.insert(1, f"{done} finished before")
+    data = [
+        name if used == name else f"{used} instead of {name}, whose files were not found"
+        for name, used in plan.replaced.items()
+    ]
+    return f"sweep: {', '.join(parts)}; data: {', '.join(data)}; folder: {place}"
