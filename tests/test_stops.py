@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -96,21 +97,31 @@ def test_another_experiment_does_not_resume(runs: Runs) -> None:
     assert done.stderr.startswith("error: experiment=ppca: must not change on resume")
 
 
-def test_ctrl_c_stops_a_sweep_and_saves_its_job(tiny_root: Path, tmp_path: Path) -> None:
+def test_ctrl_c_in_a_terminal_stops_a_sweep_and_saves_its_jobs(
+    tiny_root: Path, tmp_path: Path
+) -> None:
     overrides = [word for word in SMALL if not word.startswith("trainer.max_epochs")]
-    command = [sys.executable, "-m", "vae_lightning.train", "-m", *overrides]
-    command += ["trainer.max_epochs=10000", "seed=1,2", "hydra.sweep.dir=sweep"]
+    command = [sys.executable, "-m", "vae_lightning.train", "-m", *overrides, "launcher.slots=2"]
+    command += ["trainer.max_epochs=10000", "seed=1,2,3", "hydra.sweep.dir=sweep"]
     environment = os.environ | {"VAE_LIGHTNING_DATA": str(tiny_root)}
     with subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     ) as process:
-        for line in process.stderr:
-            if line.startswith("epoch   2"):
-                process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
-    (job,) = (path.parent for path in (tmp_path / "sweep").glob("*/status.json"))
-    assert json.loads((job / "status.json").read_text())["state"] == "interrupted"
-    assert (job / "checkpoints" / "last.ckpt").is_file()
+        while len(list(tmp_path.glob("sweep/*/checkpoints/last.ckpt"))) < 2:
+            assert process.poll() is None
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)  # a terminal signals all processes of the group
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"sweep resume={tmp_path / 'sweep'}" in stderr
+    states = [json.loads(path.read_text()) for path in tmp_path.glob("sweep/*/status.json")]
+    assert states == [{"state": "interrupted"}] * 2
 
 
 def test_a_damaged_last_checkpoint_leaves_a_finished_run_finished(runs: Runs) -> None:

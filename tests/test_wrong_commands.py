@@ -142,7 +142,7 @@ def wrong_values(name: str) -> Iterator[str]:
 
 @pytest.mark.slow
 @pytest.mark.attack("value outside of the range of an option")
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - {"report"}))  # it takes any path
 def test_every_option_refuses_values_outside_of_its_range(
     name: str, record_property: Callable[[str, object], None]
 ) -> None:

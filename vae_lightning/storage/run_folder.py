@@ -134,7 +134,8 @@ def write_overrides(run: Path, cfg: DictConfig, overrides: Sequence[str]) -> Non
 def read_choices(run: Path) -> dict[str, str]:
     """Group -> the option that was chosen, from .hydra/hydra.yaml; empty if that is not there."""
     path = run / ".hydra" / "hydra.yaml"
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    content = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # C takes a tenth
     hydra = content.get("hydra") if isinstance(content, dict) else None
     runtime = hydra.get("runtime") if isinstance(hydra, dict) else None
     choices = runtime.get("choices") if isinstance(runtime, dict) else None

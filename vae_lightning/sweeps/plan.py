@@ -111,11 +111,11 @@ def read_typed(typed: Sequence[str], config_dir: str | None) -> tuple[Plan, Word
 def first_configuration(words: Words, config_dir: str | None) -> DictConfig:
     """The configuration of the first job, which also says how all jobs are run."""
     paths = search_path(config_dir)
-    compose("config", [*paths, *words.driver])  # a mistake in these words belongs to no job
     first = next(iter(product(words.swept)))
     try:
         return compose("config", [*paths, *words.fixed, *first, *words.driver])
     except ConfigError as error:
+        compose("config", [*paths, *words.driver])  # a mistake in these words belongs to no job
         raise named(error, first, words.fixed, config_dir) from error
 
 

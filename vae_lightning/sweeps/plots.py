@@ -1,6 +1,6 @@
 """Plots that compare the settings of sweeps and runs: means over seeds, with all seeds behind."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,25 +16,21 @@ MOST_NAMED = 12  # settings with a name of their own; more names would cover the
 
 def write_plots(groups: Sequence[Setting], folder: Path) -> list[Path]:
     """Draws all plots of the finished jobs and returns their paths."""
+    return [save_plot(name, groups, folder) for name in PLOTS] if groups else []
+
+
+def save_plot(name: str, groups: Sequence[Setting], folder: Path) -> Path:
+    """Draws one of PLOTS and returns its path."""
     from matplotlib.figure import Figure
 
-    if not groups:
-        return []
     names = [name or "all jobs" for name in labels([group.options for group in groups])]
-    plots = {
-        "rate_distortion": rate_distortion,
-        "learning_curves": learning_curves,
-        "active_units": active_units,
-    }
-    paths = []
-    for name, draw in plots.items():
-        height = max(5.0, 0.25 * len(groups)) if draw is active_units else 5.0
-        figure = Figure(figsize=(8, min(height, 60)), layout="constrained")
-        draw(figure.add_subplot(), groups, names)
-        paths.append(folder / f"{name}.png")
-        with atomic_write(paths[-1]) as temporary:
-            figure.savefig(temporary, format="png", dpi=120)
-    return paths
+    height = max(5.0, 0.25 * len(groups)) if name == "active_units" else 5.0
+    figure = Figure(figsize=(8, min(height, 60)), layout="constrained")
+    PLOTS[name](figure.add_subplot(), groups, names)
+    path = folder / f"{name}.png"
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+    return path
 
 
 def color(number: int) -> str:
@@ -137,3 +133,11 @@ def active_units(axes: "Axes", groups: Sequence[Setting], names: Sequence[str]) 
     axes.invert_yaxis()
     axes.set_xlabel("active units: latent dimensions with Var(E[z|x]) > 0.01, test images")
     axes.set_title("Bars are means over seeds, points are single jobs", size=10)
+
+
+# name of the file -> the function that draws it
+PLOTS: dict[str, Callable[["Axes", Sequence[Setting], Sequence[str]], None]] = {
+    "rate_distortion": rate_distortion,
+    "learning_curves": learning_curves,
+    "active_units": active_units,
+}

@@ -4,15 +4,33 @@ multiprocessing imports this module in the process from which it forks the jobs.
 compute: a child of a process that has run a parallel product waits forever for its threads.
 """
 
+import importlib
 import os
 
-import sklearn.datasets  # noqa: F401
-import torch.utils.tensorboard  # noqa: F401
+import torch
+from lightning.pytorch.trainer.connectors.logger_connector import result
+from PIL import Image
+from torchmetrics import Metric
 
-import vae_lightning.compile
-import vae_lightning.plots.gallery
-import vae_lightning.sweeps.job
-import vae_lightning.training.experiment  # noqa: F401
+MODULES = (
+    "sklearn.datasets.data",
+    "sklearn.datasets.descr",
+    "tensorboard.plugins.hparams.metadata",
+    "torch.utils.serialization.config",
+    "torch.utils.tensorboard",
+    "vae_lightning.compile",
+    "vae_lightning.data.sources.digits",
+    "vae_lightning.plots.gallery",
+    "vae_lightning.sweeps.job",
+    "vae_lightning.training.experiment",
+)
 
+for name in MODULES:
+    importlib.import_module(name)
+Image.init()
+# Lightning asks whether each part of a logged value is a metric. The first answer for each type
+# takes half a second, because Python visits all classes of torchmetrics; it then remembers it.
+for kind in (result._Sync, result._Metadata, result._ResultMetric, torch.Tensor, float, int, str):
+    issubclass(kind, Metric)
 # Ctrl-C in a terminal reaches all processes of its group: the driver alone decides about the jobs.
 os.setsid()

@@ -1,5 +1,6 @@
 """The handwritten digits that scikit-learn includes; they require no download."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,19 @@ from torch.utils.data import Dataset
 from vae_lightning.data.splits import stratified_order
 
 
+@functools.cache
+def all_digits() -> tuple[Tensor, Tensor]:
+    """All images (N, 28, 28), uint8, and labels (N,); they are read once for both splits."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    assert not isinstance(digits, tuple)  # it is one only if return_X_y is true
+    labels = torch.from_numpy(digits.target.astype(np.int64))
+    images = torch.from_numpy(digits.images.astype(np.float32))[:, None] * (255 / 16)
+    images = F.interpolate(images, size=(28, 28), mode="bilinear").round().to(torch.uint8)[:, 0]
+    return images, labels
+
+
 class Digits(Dataset):
     """The 1,797 handwritten digits of scikit-learn (scans, 8x8, 17 gray levels), resized to 28x28.
 
@@ -20,13 +34,7 @@ class Digits(Dataset):
     """
 
     def __init__(self, root: str | Path, train: bool = True) -> None:
-        from sklearn.datasets import load_digits
-
-        digits = load_digits()
-        assert not isinstance(digits, tuple)  # it is one only if return_X_y is true
-        labels = torch.from_numpy(digits.target.astype(np.int64))
-        images = torch.from_numpy(digits.images.astype(np.float32))[:, None] * (255 / 16)
-        images = F.interpolate(images, size=(28, 28), mode="bilinear").round().to(torch.uint8)[:, 0]
+        images, labels = all_digits()
         order = stratified_order(labels)
         test_size = len(labels) // 10
         chosen = (order[test_size:] if train else order[:test_size]).sort().values
