@@ -117,10 +117,13 @@ def prepare(connection: Connection) -> None:
 
 
 def report(folder: Path) -> None:
-    """Writes the report of a sweep."""
+    """Writes the report of a sweep, and the columns for TensorBoard."""
+    from vae_lightning.sweeps.hparams import write_columns
     from vae_lightning.sweeps.report import write_report
 
-    write_report(collect([folder]), folder)
+    results = collect([folder])
+    write_report(results, folder)
+    write_columns(results, folder)
 
 
 def main() -> None:

@@ -177,7 +177,7 @@ def train_and_test(
     variables = {RUN_VARIABLE: str(run), RESUMES_VARIABLE: "1" if parts.saved.path else ""}
     before_kill = functools.partial(run_folder.write_status, run, "interrupted")
     with environment(**variables), stop.deferred(before_kill):
-        tensorboard.begin_hparams(cfg, trainer, run_folder.read_choices(run))
+        tensorboard.begin_hparams(cfg, trainer, run)
         try:
             with accelerate(cfg, trainer, module, data):
                 trainer.fit(module, data, ckpt_path=parts.saved.path, weights_only=True)

@@ -1,7 +1,9 @@
 """What a run writes for TensorBoard beside scalars: hyperparameters and the projector."""
 
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from vae_lightning.data.images import ImageData
-from vae_lightning.storage.run_folder import of_run, to_dict
+from vae_lightning.storage.run_folder import of_run, read_choices, to_dict
 from vae_lightning.training.module import VAE
 
 # not compared in TensorBoard: the same in other words, or without effect on a result
@@ -94,18 +96,27 @@ def logger_of(trainer: Trainer) -> ScalarLogger:
     return trainer.logger
 
 
+def compared_values(cfg: DictConfig, run: Path) -> dict[str, object]:
+    """The chosen option of each group, and dotted key -> value of all options that may differ."""
+    choices = read_choices(run)
+    chosen: dict[str, object] = {
+        group: choices[group] for group in COMPARED_GROUPS if group in choices
+    }
+    return chosen | flatten(to_dict(of_run(cfg)))
+
+
 @rank_zero_only
-def begin_hparams(cfg: DictConfig, trainer: Trainer, choices: Mapping[str, str]) -> None:
+def begin_hparams(cfg: DictConfig, trainer: Trainer, run: Path) -> None:
     """Lists the chosen option of each group, and all values, for TensorBoard's HPARAMS tab.
 
     The list is written when the run begins, so that a failed run is listed too. No list of columns
     is written: TensorBoard would use that of one run for all runs. Without one, it shows what
-    differs between the runs first, and takes the metrics from their scalars.
+    differs between the runs first, and takes the metrics from their scalars. A sweep writes one
+    list for all of its jobs.
     """
     from torch.utils.tensorboard.summary import hparams
 
-    compared = {group: choices[group] for group in COMPARED_GROUPS if group in choices}
-    _, session, _ = hparams(compared | flatten(to_dict(of_run(cfg))), {})
+    _, session, _ = hparams(compared_values(cfg, run), {})
     logger_of(trainer).experiment.file_writer.add_summary(session)
 
 
@@ -115,24 +126,36 @@ def end_hparams(trainer: Trainer, status: str) -> None:
 
     The record has a file of its own, because TensorBoard shows the first one that it finds.
     """
-    from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata  # pyright: ignore[reportAttributeAccessIssue] - protobuf defines them at run time
-    from tensorboard.plugins.hparams import api_pb2, metadata
-    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo  # pyright: ignore[reportAttributeAccessIssue] - protobuf defines them at run time
+    from tensorboard.plugins.hparams import metadata
     from torch.utils.tensorboard import SummaryWriter
 
-    number = api_pb2.Status.Value(f"STATUS_{status}")  # pyright: ignore[reportAttributeAccessIssue] - protobuf defines it at run time
-    end = SessionEndInfo(status=number)
-    content = HParamsPluginData(
-        session_end_info=end, version=metadata.PLUGIN_DATA_VERSION
-    ).SerializeToString()
-    data = SummaryMetadata(
-        plugin_data=SummaryMetadata.PluginData(plugin_name="hparams", content=content)
-    )
-    summary = Summary(value=[Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=data)])
+    number = messages("plugins.hparams.api").Status.Value(f"STATUS_{status}")
+    end = messages("plugins.hparams.plugin_data").SessionEndInfo(status=number)
+    summary = hparams_summary(metadata.SESSION_END_INFO_TAG, session_end_info=end)
     # Lightning closes its own writer when a run fails
     with SummaryWriter(logger_of(trainer).log_dir, filename_suffix=END_SUFFIX) as writer:
         assert writer.file_writer is not None
         writer.file_writer.add_summary(summary)
+
+
+def messages(name: str) -> Any:  # noqa: ANN401 - protobuf defines the classes at run time
+    """A module of TensorBoard with classes of protobuf."""
+    return importlib.import_module(f"tensorboard.{name}_pb2")
+
+
+def hparams_summary(tag: str, **content: object) -> Any:  # noqa: ANN401 - see messages
+    """A summary for the HPARAMS tab, which ``SummaryWriter`` writes."""
+    from tensorboard.plugins.hparams import metadata
+
+    data = messages("plugins.hparams.plugin_data").HParamsPluginData(
+        version=metadata.PLUGIN_DATA_VERSION, **content
+    )
+    proto = messages("compat.proto.summary")
+    plugin = proto.SummaryMetadata.PluginData(
+        plugin_name="hparams", content=data.SerializeToString()
+    )
+    metadata_of_tag = proto.SummaryMetadata(plugin_data=plugin)
+    return proto.Summary(value=[proto.Summary.Value(tag=tag, metadata=metadata_of_tag)])
 
 
 def remove_end(run: Path) -> None:
