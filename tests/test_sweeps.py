@@ -16,6 +16,8 @@ from rich.console import Console
 
 from tests.helpers import Command
 from vae_lightning.checks.errors import ConfigError, Interrupted
+from vae_lightning.config.compose import compose
+from vae_lightning.storage.lock import claim
 from vae_lightning.sweeps.display import Display, Entry, LiveTable
 from vae_lightning.sweeps.driver import Driver, Work, reason_of
 from vae_lightning.sweeps.grammar import product, read_words
@@ -31,7 +33,7 @@ from vae_lightning.sweeps.plan import (
     read_plan,
     read_typed,
 )
-from vae_lightning.sweeps.start import list_jobs
+from vae_lightning.sweeps.start import list_jobs, resume_sweep, start_sweep
 from vae_lightning.training.signals import StopSignals
 
 DIGITS = ["data=digits", "model.hidden_dims=[8]", "callbacks=none", "trainer.threads=1"]
@@ -448,7 +450,7 @@ def test_a_killed_driver_loses_no_job_and_trains_none_twice(tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     assert "data: digits" in done.stdout
     assert done.stdout.count(": finished, -ELBO") == 4
-    for kills in range(3):
+    for kills in range(2):
         command = sweep_command(*grid, "hydra.sweep.dir=cut")
         with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
             kill_when(process, tmp_path / "cut", kills)
@@ -497,6 +499,29 @@ def test_jobs_stop_within_seconds_of_the_death_of_the_driver(tmp_path: Path) -> 
     while json.loads(status.read_text())["state"] != "interrupted":
         assert time.monotonic() < deadline, "the job still runs"
         time.sleep(0.05)
+
+
+@pytest.mark.attack("wrong command, as a process")
+def test_two_drivers_do_not_share_a_folder(tmp_path: Path) -> None:
+    plan, _, _ = read_typed([*DIGITS, "seed=1,2"], None)
+    plan.write(tmp_path)
+    with (
+        claim(tmp_path),
+        pytest.raises(ConfigError, match=r"hydra.sweep.dir=.* must not be running"),
+    ):
+        start_sweep([*DIGITS, "seed=1,2", f"hydra.sweep.dir={tmp_path}"], None)
+    assert {path.name for path in tmp_path.iterdir()} == {"sweep.yaml", ".lock"}
+
+
+@pytest.mark.attack("link")
+def test_a_link_out_of_a_stored_sweep_is_refused(tmp_path: Path) -> None:
+    plan, _, _ = read_typed([*DIGITS, "seed=1,2"], None)
+    sweep = tmp_path / "sweep"
+    sweep.mkdir()
+    plan.write(sweep)
+    (sweep / "logs").symlink_to(tmp_path)
+    with pytest.raises(ConfigError, match="must hold no link out of the folder"):
+        resume_sweep(compose("sweep", [f"resume={sweep}"]))
 
 
 @pytest.mark.slow

@@ -49,10 +49,21 @@ def start(
 
 
 def check_nodes(cfg: DictConfig, is_folder_given: bool) -> None:
-    """Raises ConfigError unless all machines of a run use the same folder and seed."""
+    """Raises ConfigError unless the processes were started that a run of several machines needs.
+
+    All of them must use the same folder and seed.
+    """
     if "RANK" not in os.environ and "SLURM_PROCID" not in os.environ:
         nodes = cfg.accelerator.num_nodes
         raise ConfigError(f"accelerator.num_nodes={nodes}: requires a start by torchrun or srun")
+    tasks = os.environ.get("SLURM_NTASKS", "") if "RANK" not in os.environ else ""
+    if tasks.isdigit() and cfg.trainer.devices != "auto":
+        nodes, processes = cfg.accelerator.num_nodes, options.process_count(cfg)
+        if int(tasks) != nodes * processes:
+            raise ConfigError(
+                f"accelerator.num_nodes={nodes} trainer.devices={processes}: requires"
+                f" --ntasks={nodes * processes}, but SLURM has started {tasks}"
+            )
     if not is_folder_given or cfg.seed is None:
         raise ConfigError(
             "accelerator=multi_node: requires hydra.run.dir and seed, "

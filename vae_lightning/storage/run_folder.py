@@ -82,7 +82,7 @@ def remove_unstarted(folder: Path, key: str) -> None:
     """
     found = [path for path in folder.rglob("*") if path.is_file()]
     names = {str(path.relative_to(folder)) for path in found if TEMPORARY not in path.name}
-    if names & {LOCK, "status.json"} and names <= FIRST_FILES:
+    if LOCK in names and names <= FIRST_FILES:
         with claim(folder, key):
             for path in found:
                 path.unlink()
