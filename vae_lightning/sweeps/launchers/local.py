@@ -19,6 +19,8 @@ from typing import Any, Self
 
 from vae_lightning.sweeps import job
 
+# Windows cannot fork: there, every job imports everything itself
+FORKS = os.name != "nt"
 PRELOADED = "vae_lightning.sweeps.preload"
 
 
@@ -79,7 +81,8 @@ class LocalLauncher:
     """Starts processes on this machine, within a context."""
 
     def __enter__(self) -> Self:
-        self.context = multiprocessing.get_context("forkserver")
+        get = multiprocessing.get_context
+        self.context = get("forkserver") if FORKS else get("spawn")
         self.context.set_forkserver_preload([PRELOADED])
         return self
 
@@ -89,6 +92,8 @@ class LocalLauncher:
         It would end by itself, but after an early error only when it has imported everything; until
         then a program that reads the output of this command would wait.
         """
+        if not FORKS:
+            return
         server = forkserver._forkserver._forkserver_pid  # pyright: ignore[reportAttributeAccessIssue] - there is no public way to end it
         if server is not None:
             with contextlib.suppress(ProcessLookupError):
@@ -96,7 +101,8 @@ class LocalLauncher:
 
     def preload(self) -> None:
         """Begins to import what the jobs have in common; returns at once."""
-        forkserver.ensure_running()
+        if FORKS:
+            forkserver.ensure_running()
 
     def run(self, task: job.Task, processes: int) -> Running:
         """Starts a job."""
