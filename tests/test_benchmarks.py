@@ -113,8 +113,11 @@ def test_sizes_compares_with_the_hand_written_loop(
     assert "| IWAE k=5 |" in (command / "sizes.md").read_text()
 
 
-@pytest.mark.slow
-def test_start_up_is_held_against_the_imports_alone(command: Path) -> None:
+@pytest.mark.usefixtures("quick_times")
+def test_start_up_is_held_against_the_imports_alone(
+    command: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(whole, "run", lambda *_: (0.7, ""))
     table = whole.start(Workload(command.parent / "data"), rounds=1)
     assert [line.split(" | ")[0] for line in table.splitlines()[2:]] == [
         "| import torch, lightning",
@@ -123,6 +126,10 @@ def test_start_up_is_held_against_the_imports_alone(command: Path) -> None:
         "| `train --help`",
         "| `train --cfg job`",
     ]
+
+
+@pytest.mark.slow
+def test_a_command_that_fails_ends_the_measurement() -> None:
     with pytest.raises(RuntimeError, match="exit code 2"):
         whole.run("-m", "vae_lightning.train", "modle=mlp")
 
