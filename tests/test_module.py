@@ -130,17 +130,22 @@ def test_the_precision_of_the_configuration_is_used(tiny_root: Path) -> None:
     assert rough == pytest.approx(exact, rel=0.01)
 
 
-def test_a_step_of_two_processes_has_the_gradient_of_one(tiny_root: Path) -> None:
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_a_step_of_several_processes_has_the_gradient_of_one(
+    tiny_root: Path, processes: int
+) -> None:
     """The sum over the images of a rank, over its share, averages to the mean over the batch."""
     _, module, _ = built(root=tiny_root)
-    x, noise = torch.rand(9, 1, 28, 28), torch.randn(1, 9, 16)
+    module.double()
+    x, noise = torch.rand(8, 1, 28, 28).double(), torch.randn(1, 8, 16).double()
     whole, parts = copy.deepcopy(module), copy.deepcopy(module)
     whole.objective(whole(x, noise), 0).mean().backward()
-    for rank in range(2):
-        loss = parts.objective(parts(x[rank::2], noise[:, rank::2]), 0).sum() / (9 / 2)
-        (loss / 2).backward()
-    for one, two in zip(whole.parameters(), parts.parameters(), strict=True):
-        torch.testing.assert_close(two.grad, one.grad, rtol=1e-4, atol=1e-5)
+    for rank in range(processes):
+        own = slice(rank, None, processes)
+        loss = parts.objective(parts(x[own], noise[:, own]), 0).sum() / (8 / processes)
+        (loss / processes).backward()
+    for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(other.grad, one.grad, rtol=1e-6, atol=1e-9)
 
 
 def test_initial_weights_depend_on_the_seed_alone(tiny_root: Path) -> None:
