@@ -14,7 +14,7 @@ from vae_lightning.config.options import check
 from vae_lightning.sweeps.start import list_jobs
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "outputs" / "README.md"])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "outputs" / "README.md"])
 NAMED_LINK = re.compile(r"\[`([\w.]+)`\]\(\.\./([\w/.]+)\)")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 COMMAND = re.compile(r"python -m vae_lightning\.(\w+) ?([^\n`#]*)")
