@@ -20,6 +20,7 @@ import yaml
 
 from benchmarks import report
 from benchmarks.checkout import BEFORE_LAYOUT, Checkouts, checkouts, environment
+from vae_lightning.config.compose import TRAINING_GROUPS
 from vae_lightning.storage.run_folder import CLOCK_COLUMNS
 
 TIME_LIMIT = 600  # seconds per training, in case a process waits forever
@@ -30,18 +31,7 @@ BASE = ("data=digits", "accelerator=cpu", "trainer.compile=false", "trainer.max_
 # current name of an option -> its name in revisions that do not have the current name
 RENAMED = {"likelihood.gray": "likelihood.grey"}
 # the groups of conf/ of which every option is compared
-GROUPS = (
-    "model",
-    "likelihood",
-    "posterior",
-    "prior",
-    "objective",
-    "annealing",
-    "optimizer",
-    "scheduler",
-    "callbacks",
-    "experiment",
-)
+GROUPS = (*TRAINING_GROUPS, "callbacks", "experiment")
 # further overrides that an option requires, or that make it quick or visible within 12 steps
 COMPANIONS: Mapping[str, tuple[str, ...]] = {
     "model=conv": ("model.widths=[4,8]",),

@@ -1,6 +1,5 @@
 """The report of sweeps and runs, from their folders alone."""
 
-import csv
 import json
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from benchmarks.fork_server import ForkServer
+from helpers import rows
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.sweeps import plots, results, tables
 from vae_lightning.sweeps.plan import Plan
@@ -45,11 +45,6 @@ def write_run(path: Path, state: str, recon: float, kl: float) -> None:
         (path / "metrics.json").write_text(json.dumps(content))
     lines = [f"{epoch},{kl + recon + 1 / epoch}" for epoch in (1, 2, 3)]
     (path / "metrics.csv").write_text("epoch,val/neg_elbo\n" + "\n".join(lines) + "\n")
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.mark.slow

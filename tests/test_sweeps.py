@@ -1,6 +1,5 @@
 """Sweeps: the grammar, names, slots, the driver, and whole sweeps as commands."""
 
-import csv
 import io
 import json
 import os
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tests.helpers import Command
+from helpers import Command, rows
 from vae_lightning.checks.errors import ConfigError, Interrupted
 from vae_lightning.config.compose import compose
 from vae_lightning.storage.lock import claim
@@ -421,11 +420,6 @@ class TestDisplay:
         shown = capsys.readouterr().out.splitlines()
         assert shown[0] == "[0/1] model.latent_dim=0: running"
         assert shown[1].startswith("[1/1] model.latent_dim=0: finished, ")
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def sweep_command(*overrides: str) -> list[str]:

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vae_lightning.checks.errors import show
 from vae_lightning.checks.ranges import Option
-from vae_lightning.config.compose import CONF, choices
+from vae_lightning.config.compose import CONF, TRAINING_GROUPS, choices
 from vae_lightning.storage.run_folder import read_yaml, to_dict
 
 WIDTH = 100
@@ -16,14 +16,7 @@ KEY_WIDTH = 28  # columns of ``key=default``; a longer one has its description o
 INDENT = "  "
 # groups in the order in which --help lists them
 GROUPS = (
-    "model",
-    "likelihood",
-    "posterior",
-    "prior",
-    "objective",
-    "annealing",
-    "optimizer",
-    "scheduler",
+    *TRAINING_GROUPS,
     "data",
     "accelerator",
     "callbacks",

@@ -4,7 +4,7 @@ A mistake in an override or a file raises ConfigError. This module imports no he
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import hydra
@@ -20,6 +20,17 @@ PACKAGE = Path(__file__).resolve().parent.parent
 CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
 # options whose values are paths
 PATH_KEYS = ("run", "resume", "status", "output", "data.root", "hydra.run.dir", "hydra.sweep.dir")
+# groups that say what is trained and how; the others say on what, where, and what is drawn
+TRAINING_GROUPS = (
+    "model",
+    "likelihood",
+    "posterior",
+    "prior",
+    "objective",
+    "annealing",
+    "optimizer",
+    "scheduler",
+)
 # the exceptions that Hydra, OmegaConf and PyYAML raise for an invalid override or file
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 
@@ -102,6 +113,15 @@ def known_keys(node: object, prefix: str = "") -> list[str]:
     for name, value in node.items() if isinstance(node, dict) else ():
         keys += [prefix + name, *known_keys(value, f"{prefix}{name}.")]
     return keys
+
+
+def leaves(node: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Yields the values of a nested configuration with their dotted keys."""
+    if isinstance(node, dict) and node:
+        for name, value in node.items():
+            yield from leaves(value, f"{prefix}.{name}" if prefix else str(name))
+    else:
+        yield prefix, node
 
 
 def choices(group: str) -> list[str]:

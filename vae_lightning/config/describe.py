@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vae_lightning.checks.errors import show
 from vae_lightning.checks.ranges import Option
-from vae_lightning.config.compose import CONF, choices, compose
+from vae_lightning.config.compose import CONF, TRAINING_GROUPS, choices, compose
 from vae_lightning.config.instantiate import options_of
 from vae_lightning.config.options import DATA_CLASS, GENERAL_OPTIONS, SWEEP_OPTIONS, class_options
 from vae_lightning.storage.files import write_text
@@ -109,8 +109,7 @@ def written_value(cfg: DictConfig, key: str) -> object:
 
 def groups() -> list[str]:
     """The groups of conf/, those of the model first."""
-    of_model = ("model", "likelihood", "posterior", "prior", "objective", "annealing")
-    return [*of_model, "optimizer", "scheduler", "data", "callbacks", "accelerator", "experiment"]
+    return [*TRAINING_GROUPS, "data", "callbacks", "accelerator", "experiment"]
 
 
 def choice_section(group: str, name: str) -> list[str]:

@@ -25,18 +25,12 @@ from vae_lightning.checks.ranges import (
     Text,
     check_value,
 )
+from vae_lightning.config.compose import TRAINING_GROUPS
 from vae_lightning.config.option_table import CLASS_OPTIONS
 from vae_lightning.storage.run_folder import of_run, to_dict
 
 SECTIONS = (
-    "model",
-    "likelihood",
-    "posterior",
-    "prior",
-    "objective",
-    "annealing",
-    "optimizer",
-    "scheduler",
+    *TRAINING_GROUPS,
     "data",
     "accelerator",
     "trainer",

@@ -136,10 +136,9 @@ def read_choices(run: Path) -> dict[str, str]:
     path = run / ".hydra" / "hydra.yaml"
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     content = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # C takes a tenth
-    hydra = content.get("hydra") if isinstance(content, dict) else None
-    runtime = hydra.get("runtime") if isinstance(hydra, dict) else None
-    choices = runtime.get("choices") if isinstance(runtime, dict) else None
-    pairs = choices.items() if isinstance(choices, dict) else ()
+    for key in ("hydra", "runtime", "choices"):
+        content = content.get(key) if isinstance(content, dict) else None
+    pairs = content.items() if isinstance(content, dict) else ()
     return {str(group): str(choice) for group, choice in pairs if choice is not None}
 
 

@@ -24,8 +24,8 @@ from vae_lightning.config import options
 from vae_lightning.config.environment import is_started_process
 from vae_lightning.config.fallback import use_fallback
 from vae_lightning.runs import start
-from vae_lightning.runs.stored import CONFIG, read_stored
-from vae_lightning.storage.run_folder import new_folder, remove_unstarted
+from vae_lightning.runs.stored import CONFIG
+from vae_lightning.storage.run_folder import new_folder
 from vae_lightning.sweeps.results import collect
 from vae_lightning.training.signals import StopSignals
 
@@ -81,20 +81,16 @@ def obey(connection: Connection, stop: StopSignals) -> None:
 
 def train(task: Task, stop: StopSignals) -> None:
     """Starts, continues or, if it is finished already, leaves the run of a task."""
-    if (task.folder / CONFIG).is_file():
-        if read_stored(task.folder, "resume").state != "finished":
-            trusted = ["trust=true"] if pickle.loads(task.cfg).trust else []
-            start.resume(task.folder, trusted, stop)
-        return
     cfg: DictConfig = pickle.loads(task.cfg)
+    if (task.folder / CONFIG).is_file():
+        start.resume(task.folder, ["trust=true"] if cfg.trust else [], stop)
+        return
     if task.replaced:
         use_fallback(cfg)
     cfg.data.fallback = None  # the driver has found the files of the data set
     if cfg.trainer.threads == "auto":
         cfg.trainer.threads = task.threads
     options.settle(cfg)
-    if task.folder.is_dir():
-        remove_unstarted(task.folder, "hydra.run.dir")
     start.run(cfg, new_folder(task.folder, exclusive=False), stop, task.overrides)
 
 

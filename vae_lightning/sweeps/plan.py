@@ -10,13 +10,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from vae_lightning.checks.errors import ConfigError, show
 from vae_lightning.config import options
-from vae_lightning.config.compose import choices, compose, search_path
+from vae_lightning.config.compose import choices, compose, leaves, search_path
 from vae_lightning.runs.untrusted import check_plain, check_size, own_mirrors
 from vae_lightning.storage.files import write_text
 from vae_lightning.storage.run_folder import of_run
 from vae_lightning.sweeps.grammar import Words, product, read_words
 from vae_lightning.sweeps.names import job_name
 
+KEY = "hydra.sweep.dir"  # the option that names the folder
 SWEEP = Path("sweep.yaml")  # in a sweep folder
 SWEEP_MODE = RunMode.MULTIRUN
 Grid = dict[str, list[str]]  # swept key -> its words KEY=VALUE
@@ -138,14 +139,7 @@ def named(
 def flat_base(cfg: DictConfig) -> dict[str, object]:
     """A configuration in one level, without what may differ between two commands."""
     content = OmegaConf.to_container(of_run(cfg), resolve=False)
-    return {key: value for key, value in flatten(content) if key != "data.root"}
-
-
-def flatten(node: object, prefix: str = "") -> list[tuple[str, object]]:
-    """The values of a nested configuration with their dotted keys."""
-    if not isinstance(node, dict) or not node:
-        return [(prefix[:-1], node)]
-    return [pair for key, value in node.items() for pair in flatten(value, f"{prefix}{key}.")]
+    return {key: value for key, value in leaves(content) if key != "data.root"}
 
 
 def extended(stored: Plan, typed: Plan, folder: Path) -> Plan:
@@ -155,7 +149,7 @@ def extended(stored: Plan, typed: Plan, folder: Path) -> Plan:
     """
     if stored.keys != typed.keys:
         raise ConfigError(
-            f"hydra.sweep.dir={folder}: must be swept over {show_keys(stored.keys)} as before, not"
+            f"{KEY}={folder}: must be swept over {show_keys(stored.keys)} as before, not"
             f" {show_keys(typed.keys)}; use a new folder"
         )
     first = stored.jobs[0]
@@ -172,7 +166,7 @@ def extended(stored: Plan, typed: Plan, folder: Path) -> Plan:
     ]
     if changed:
         raise ConfigError(
-            f"hydra.sweep.dir={folder}: must have the configuration of this sweep"
+            f"{KEY}={folder}: must have the configuration of this sweep"
             f" ({'; '.join(changed[:3])}{'; ...' if len(changed) > 3 else ''}); use a new folder"
         )
     have = {job.name for job in stored.jobs}

@@ -4,7 +4,7 @@ import pickle
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ from vae_lightning.sweeps.job import Task
 from vae_lightning.sweeps.launchers.local import LocalLauncher
 from vae_lightning.sweeps.launchers.slots import Slots, need_of, visible_devices
 from vae_lightning.sweeps.plan import (
+    KEY,
     SWEEP,
     Job,
     Plan,
@@ -35,7 +36,6 @@ from vae_lightning.sweeps.tables import terminal_table
 from vae_lightning.training import threads
 from vae_lightning.training.signals import StopSignals
 
-KEY = "hydra.sweep.dir"
 LOCKS, LOGS = ".locks", "logs"  # folders in a sweep folder
 
 
@@ -58,10 +58,11 @@ def start_sweep(typed: Sequence[str], config_dir: str | None) -> bool:
     if words.repeated:
         print(f"{counted(words.repeated, 'value')} given twice: each is run once")
     folder = Path(cfg.hydra.sweep.dir)
-    is_given = any(word.startswith("hydra.sweep.dir=") for word in words.driver)
-    if is_given and (folder / SWEEP).is_file():
-        plan = extended(read_plan(folder, "hydra.sweep.dir"), plan, folder)
-    return run_plan(plan, Request(cfg, folder, is_given, True, load))
+    is_given = any(word.startswith(f"{KEY}=") for word in words.driver)
+    continues = is_given and (folder / SWEEP).is_file()
+    if continues:
+        plan = extended(read_plan(folder, KEY), plan, folder)
+    return run_plan(plan, Request(cfg, folder, continues, not is_given, True, load))
 
 
 def resume_sweep(cfg: DictConfig) -> bool:
@@ -70,7 +71,7 @@ def resume_sweep(cfg: DictConfig) -> bool:
     plan = read_plan(folder, "resume")
     if not cfg.trust:
         check_trusted(plan, f"resume={folder}")
-    return run_plan(plan, Request(cfg, folder, True, cfg.trust, load))
+    return run_plan(plan, Request(cfg, folder, True, False, cfg.trust, load))
 
 
 class Request(NamedTuple):
@@ -78,7 +79,8 @@ class Request(NamedTuple):
 
     cfg: DictConfig  # launcher and sweep.on_error
     folder: Path
-    is_given: bool  # by the user, who then wants exactly this folder
+    continues: bool  # the folder holds the sweep already
+    renames: bool  # a name that is taken gets a suffix, because the user did not choose it
     trust: bool  # the words come from the user
     load: threads.Load | None  # of the machine, when the command began
 
@@ -86,27 +88,27 @@ class Request(NamedTuple):
 def run_plan(plan: Plan, request: Request) -> bool:
     """Runs the jobs of a plan that are not finished, and returns whether all are finished now."""
     folder = request.folder
-    continues = request.is_given and (folder / SWEEP).is_file()
-    existing = existing_folder(folder) if continues else nullcontext()
     cores = max(1, threads.most_threads() - threads.cores_taken(request.load))
-    with existing, LocalLauncher() as launcher:
+    with ExitStack() as stack:
+        if request.continues:
+            stack.enter_context(existing_folder(folder))
+        launcher = stack.enter_context(LocalLauncher())
         launcher.preload()  # while the jobs are composed and checked
         left = [job for job in plan.jobs if state_of(folder / job.name) != "finished"]
         jobs = {job: configuration(job, plan, request.trust) for job in left}
-        place = (
-            nullcontext(folder.resolve())
-            if continues
-            else new_folder(folder, not request.is_given, KEY)
-        )
-        with StopSignals() as stop, place as path:
-            plan = find_data(plan, jobs, launcher)
-            own = nullcontext() if continues else claim(path, KEY)
-            with own:
-                plan.write(path)
-                works = make_works(plan, jobs, path)
-                slots = make_slots(works, request.cfg, cores)
-                print(first_line(plan, len(jobs), slots, path))
-                return run_works(works, slots, request.cfg, path, launcher, stop)
+        stop = stack.enter_context(StopSignals())
+        if not request.continues:
+            folder = stack.enter_context(new_folder(folder, request.renames, KEY))
+        plan = find_data(plan, jobs, launcher)
+        if not request.continues:
+            stack.enter_context(claim(folder, KEY))
+        folder = folder.resolve()
+        plan.write(folder)
+        devices = visible_devices()
+        works = make_works(plan, jobs, folder, devices)
+        slots = make_slots(works, request.cfg, cores, devices)
+        print(first_line(plan, len(jobs), slots, folder))
+        return run_works(works, slots, request.cfg, folder, launcher, stop)
 
 
 def run_works(
@@ -156,7 +158,7 @@ def state_of(job: Path) -> str:
 
 
 def find_data(plan: Plan, jobs: dict[Job, DictConfig], launcher: LocalLauncher) -> Plan:
-    """The plan with the data sets that are replaced, decided once for all jobs, and says so.
+    """The plan with the data sets that are used: decided once, for all jobs.
 
     Raises ConfigError if there are no files and no fallback.
     """
@@ -176,9 +178,10 @@ def find_data(plan: Plan, jobs: dict[Job, DictConfig], launcher: LocalLauncher) 
     return plan._replace(replaced=replaced)
 
 
-def make_works(plan: Plan, jobs: dict[Job, DictConfig], place: Path) -> list[Work]:
+def make_works(
+    plan: Plan, jobs: dict[Job, DictConfig], place: Path, devices: Sequence[str]
+) -> list[Work]:
     """What each job takes, and where its files are."""
-    devices = visible_devices()
     (place / LOCKS).mkdir(exist_ok=True)
     works = []
     for job, cfg in jobs.items():
@@ -194,11 +197,11 @@ def make_works(plan: Plan, jobs: dict[Job, DictConfig], place: Path) -> list[Wor
     return works
 
 
-def make_slots(works: Sequence[Work], cfg: DictConfig, cores: int) -> Slots:
+def make_slots(works: Sequence[Work], cfg: DictConfig, cores: int, devices: Sequence[str]) -> Slots:
     """The slots of this machine for these jobs."""
     number = None if cfg.launcher.slots == "auto" else cfg.launcher.slots
     needs = [work.need for work in works]
-    return Slots(needs, cores, visible_devices(), number, cfg.launcher.per_device)
+    return Slots(needs, cores, devices, number, cfg.launcher.per_device)
 
 
 def first_line(plan: Plan, left: int, slots: Slots, place: Path) -> str:

@@ -24,6 +24,7 @@ SHOWN = {  # score -> its column; the scores of one split are recon + kl = -ELBO
     "latents/active_units": "active units",
 }
 BEST_MARK = "*"
+SCORES_OF_PAPER = [score for score in SCORES if score.startswith(("test/", "latents/"))]
 
 
 def terminal_table(results: Sequence[Result]) -> str:
@@ -68,8 +69,10 @@ def spread(setting: Setting, score: str, sign: str = " ± ") -> str:
     mean, deviation = setting.mean(score), setting.deviation(score)
     if mean is None:
         return ""
-    digits = 1 if score == "latents/active_units" else 2
-    text = f"{mean:.{digits}f}".removesuffix(".0") if digits == 1 else f"{mean:.{digits}f}"
+    text = f"{mean:.2f}"
+    digits = 2
+    if score == "latents/active_units":  # whole numbers before they are averaged
+        text, digits = f"{mean:.1f}".removesuffix(".0"), 1
     return text if deviation is None else f"{text}{sign}{deviation:.{digits}f}"
 
 
@@ -102,9 +105,6 @@ def latex(groups: Sequence[Setting]) -> str:
             "",
         ]
     )
-
-
-SCORES_OF_PAPER = [score for score in SCORES if score.startswith(("test/", "latents/"))]
 
 
 def paper_cells(groups: Sequence[Setting], sign: str) -> tuple[list[str], list[list[str]]]:

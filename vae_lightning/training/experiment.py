@@ -185,20 +185,16 @@ def train_and_test(
             best = read_checkpoint(run / run_folder.BEST, f"resume={run}")
             module.load_state_dict(best["state_dict"])
             trainer.test(module, data, verbose=False)
-        except NotFinite as error:
+        except Exception as error:
             tensorboard.end_hparams(trainer, "FAILURE")
-            saved = saved_progress(run, parts.recorder.state_key)
-            raise locate(cfg, data, saved, error) from error
-        except RuntimeError as error:
-            tensorboard.end_hparams(trainer, "FAILURE")
+            if isinstance(error, NotFinite):
+                saved = saved_progress(run, parts.recorder.state_key)
+                raise locate(cfg, data, saved, error) from error
             if trainer.world_size > 1 and is_connection_error(error):
                 raise ProcessLost(
                     "another process of this run has ended; its own message is above, unless it"
                     " was killed"
                 ) from error
-            raise
-        except Exception:
-            tensorboard.end_hparams(trainer, "FAILURE")
             raise
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
 

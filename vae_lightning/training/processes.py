@@ -15,9 +15,10 @@ def disconnect() -> None:
         torch.distributed.destroy_process_group()
 
 
-def is_connection_error(error: RuntimeError) -> bool:
+def is_connection_error(error: Exception) -> bool:
     """Whether an error says that the connection to another process of the run broke."""
-    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
+    is_of_gloo = isinstance(error, RuntimeError) and "gloo" in str(error)
+    return is_of_gloo or isinstance(error, torch.distributed.DistError)
 
 
 class LocalDDP(DDPStrategy):

@@ -1,7 +1,7 @@
 """What a run writes for TensorBoard beside scalars: hyperparameters and the projector."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
+from vae_lightning.config.compose import TRAINING_GROUPS, leaves
 from vae_lightning.data.images import ImageData
 from vae_lightning.storage.run_folder import of_run, read_choices, to_dict
 from vae_lightning.training.module import VAE
@@ -35,17 +36,6 @@ UNCOMPARED_KEYS = (
     "steps_per_execution",
     "compile",
     "threads",
-)
-# groups whose chosen option TensorBoard compares; data.name is the data set that was used
-COMPARED_GROUPS = (
-    "model",
-    "likelihood",
-    "posterior",
-    "prior",
-    "objective",
-    "annealing",
-    "optimizer",
-    "scheduler",
 )
 FOLDER = "tensorboard"  # in a run folder
 END_SUFFIX = ".end"  # of the file that records how the run ended
@@ -97,10 +87,13 @@ def logger_of(trainer: Trainer) -> ScalarLogger:
 
 
 def compared_values(cfg: DictConfig, run: Path) -> dict[str, object]:
-    """The chosen option of each group, and dotted key -> value of all options that may differ."""
+    """The chosen option of each group, and dotted key -> value of all options that may differ.
+
+    The data set is ``data.name``, which says what was used.
+    """
     choices = read_choices(run)
     chosen: dict[str, object] = {
-        group: choices[group] for group in COMPARED_GROUPS if group in choices
+        group: choices[group] for group in TRAINING_GROUPS if group in choices
     }
     return chosen | flatten(to_dict(of_run(cfg)))
 
@@ -178,14 +171,15 @@ def write_embedding(trainer: Trainer, module: VAE, data: ImageData) -> None:
     )
 
 
-def flatten(node: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+def flatten(node: Mapping[str, object]) -> dict[str, object]:
     """Dotted key -> value of the values that may be compared, without classes and null."""
-    flat: dict[str, object] = {}
-    for key, value in node.items():
-        if key in UNCOMPARED_KEYS:
-            continue
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        elif isinstance(value, int | float | str | list) and not key.startswith("_"):
-            flat[prefix + key] = str(value) if isinstance(value, list) else value
-    return flat
+    return {
+        key: str(value) if isinstance(value, list) else value
+        for key, value in leaves(node)
+        if isinstance(value, int | float | str | list) and is_compared(key.split("."))
+    }
+
+
+def is_compared(path: Sequence[str]) -> bool:
+    """Whether a key may differ in a way that changes a result, and names no class."""
+    return not path[-1].startswith("_") and not set(path) & set(UNCOMPARED_KEYS)
