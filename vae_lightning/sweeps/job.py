@@ -26,7 +26,9 @@ from vae_lightning.config.fallback import use_fallback
 from vae_lightning.runs import start
 from vae_lightning.runs.stored import CONFIG
 from vae_lightning.storage.run_folder import new_folder
-from vae_lightning.sweeps.results import collect
+from vae_lightning.sweeps.plots import save_plot
+from vae_lightning.sweeps.results import collect, settings
+from vae_lightning.sweeps.tables import write_papers
 from vae_lightning.training.signals import StopSignals
 
 STOP = b"stop"  # what the driver sends to end a job in order
@@ -112,14 +114,18 @@ def prepare(connection: Connection) -> None:
     connection.send(answers)
 
 
-def report(folder: Path) -> None:
-    """Writes the report of a sweep, and the columns for TensorBoard."""
+def report_tables(folder: Path) -> None:
+    """Writes the tables of a sweep, and the columns for TensorBoard."""
     from vae_lightning.sweeps.hparams import write_columns
-    from vae_lightning.sweeps.report import write_report
 
     results = collect([folder])
-    write_report(results, folder)
+    write_papers(settings(results), folder)
     write_columns(results, folder)
+
+
+def report_plot(folder: Path, name: str) -> None:
+    """Draws one of the plots of a sweep."""
+    save_plot(name, settings(collect([folder])), folder)
 
 
 def main() -> None:

@@ -54,15 +54,17 @@ def start_sweep(typed: Sequence[str], config_dir: str | None) -> bool:
     Raises ConfigError before anything is written.
     """
     load = threads.load()
-    plan, words, cfg = read_typed(typed, config_dir)
-    if words.repeated:
-        print(f"{counted(words.repeated, 'value')} given twice: each is run once")
-    folder = Path(cfg.hydra.sweep.dir)
-    is_given = any(word.startswith(f"{KEY}=") for word in words.driver)
-    continues = is_given and (folder / SWEEP).is_file()
-    if continues:
-        plan = extended(read_plan(folder, KEY), plan, folder)
-    return run_plan(plan, Request(cfg, folder, continues, not is_given, True, load))
+    with preloading() as launcher:
+        plan, words, cfg = read_typed(typed, config_dir)
+        if words.repeated:
+            print(f"{counted(words.repeated, 'value')} given twice: each is run once")
+        folder = Path(cfg.hydra.sweep.dir)
+        is_given = any(word.startswith(f"{KEY}=") for word in words.driver)
+        continues = is_given and (folder / SWEEP).is_file()
+        if continues:
+            plan = extended(read_plan(folder, KEY), plan, folder)
+        request = Request(cfg, folder, continues, not is_given, True, load)
+        return run_plan(plan, request, launcher)
 
 
 def resume_sweep(cfg: DictConfig) -> bool:
@@ -71,7 +73,16 @@ def resume_sweep(cfg: DictConfig) -> bool:
     plan = read_plan(folder, "resume")
     if not cfg.trust:
         check_trusted(plan, f"resume={folder}")
-    return run_plan(plan, Request(cfg, folder, True, False, cfg.trust, load))
+    with preloading() as launcher:
+        return run_plan(plan, Request(cfg, folder, True, False, cfg.trust, load), launcher)
+
+
+@contextmanager
+def preloading() -> Iterator[LocalLauncher]:
+    """A launcher that imports what the jobs need while the body composes and checks them."""
+    with LocalLauncher() as launcher:
+        launcher.preload()
+        yield launcher
 
 
 class Request(NamedTuple):
@@ -85,15 +96,13 @@ class Request(NamedTuple):
     load: threads.Load | None  # of the machine, when the command began
 
 
-def run_plan(plan: Plan, request: Request) -> bool:
+def run_plan(plan: Plan, request: Request, launcher: LocalLauncher) -> bool:
     """Runs the jobs of a plan that are not finished, and returns whether all are finished now."""
     folder = request.folder
     cores = max(1, threads.most_threads() - threads.cores_taken(request.load))
     with ExitStack() as stack:
         if request.continues:
             stack.enter_context(existing_folder(folder))
-        launcher = stack.enter_context(LocalLauncher())
-        launcher.preload()  # while the jobs are composed and checked
         left = [job for job in plan.jobs if state_of(folder / job.name) != "finished"]
         jobs = {job: configuration(job, plan, request.trust) for job in left}
         stop = stack.enter_context(StopSignals())

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from vae_lightning.sweeps import job
+from vae_lightning.sweeps.plots import PLOTS
 
 # Windows cannot fork: there, every job imports everything itself
 FORKS = os.name != "nt"
@@ -128,10 +129,15 @@ class LocalLauncher:
         return answers
 
     def report(self, folder: Path) -> None:
-        """Draws the plots of a sweep in a process that has imported what they need."""
-        process = self.context.Process(target=job.report, args=(folder,))
-        process.start()
-        process.join()
+        """Writes the report of a sweep in processes that have imported what they need."""
+        processes = [
+            self.context.Process(target=job.report_tables, args=(folder,)),
+            *(self.context.Process(target=job.report_plot, args=(folder, name)) for name in PLOTS),
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
 
     @staticmethod
     def wait(running: list[Running], seconds: float) -> None:
