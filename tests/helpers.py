@@ -156,7 +156,8 @@ def configured(*overrides: str, root: Path | None = None) -> DictConfig:
 def built(*overrides: str, root: Path | None = None) -> tuple[DictConfig, VAE, ImageData]:
     """A configuration, its model and its data."""
     cfg = configured(*overrides, root=root)
-    return cfg, build_module(cfg), build_data(cfg)
+    data = build_data(cfg)  # decides the size of the images
+    return cfg, build_module(cfg), data
 
 
 def rows(path: Path) -> list[dict[str, str]]:

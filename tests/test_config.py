@@ -42,8 +42,13 @@ def checked(*overrides: str) -> DictConfig:
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes_and_instantiates(group: str, option: str) -> None:
-    gray = ["likelihood.gray=true"] if (group, option) == ("likelihood", "bernoulli") else []
-    cfg = checked(f"{group}={option}", *gray)
+    needed = {
+        "bernoulli": ["likelihood.gray=true"],
+        "torchvision": ["data.dataset=FakeData", "data.image_shape=[3,28,28]"],
+        "folder": ["data.image_shape=[1,28,28]"],
+        "arrays": ["data.image_shape=[1,28,28]"],
+    }
+    cfg = checked(f"{group}={option}", *needed.get(option, []))
     before = OmegaConf.to_yaml(cfg)
     parts = list(build_module(cfg).named_children())
     assert [name for name, _ in parts] == ["encoder", "decoder", "prior", "objective"]

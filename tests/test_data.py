@@ -8,7 +8,7 @@ import http.server
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,22 +26,23 @@ from vae_lightning.data.images import ImageData
 from vae_lightning.data.sources import idx
 from vae_lightning.data.sources.digits import Digits
 from vae_lightning.data.sources.idx import ensure_files
+from vae_lightning.data.sources.read import Division, read
+from vae_lightning.data.sources.torchvision import TorchvisionImages
 from vae_lightning.data.splits import binarize, stratified_order
 from vae_lightning.networks import UNCONDITIONAL, Condition
 
 
-def image_data(root: Path, **changes: object) -> ImageData:
-    arguments = {
-        "name": "mnist",
-        "dataset": MNIST,
-        "root": str(root),
-        "image_shape": [1, 28, 28],
-        "batch_size": 64,
-        "val_size": 100,
-        "binarization": "none",
-        "seed": 0,
-    }
-    return ImageData(**arguments | changes)
+def image_data(
+    root: Path,
+    dataset: Callable[..., object] = MNIST,
+    val_size: float | None = 100,
+    **changes: object,
+) -> ImageData:
+    found = read(
+        TorchvisionImages(dataset, root), "mnist", (1, 28, 28), Division(val_size, None, True)
+    )
+    options = {"batch_size": 64, "binarization": "none", "seed": 0} | changes
+    return ImageData("mnist", found.parts, fingerprints=found.fingerprints, **options)
 
 
 def batches(
@@ -168,7 +169,7 @@ def test_binarization(tiny_root: Path) -> None:
     ("changes", "message"),
     [
         ({"val_size": 600}, r"data.val_size=600: must be 0 to 599 for mnist"),
-        ({"batch_size": 501}, r"data.batch_size=501: must be 1 to 500 for mnist"),
+        ({"val_size": 0.9999}, r"data.val_size=0.9999: must be 0 to 599 for mnist"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(

@@ -4,7 +4,6 @@ import io
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from torch.special import ndtr
 from helpers import tiny
 from vae_lightning.config.compose import choices
 from vae_lightning.data.images import ImageData
+from vae_lightning.data.sources.source import Part
 from vae_lightning.evaluation.latents import information_per_dim, moments
 from vae_lightning.explorer.encoded import encode
 from vae_lightning.networks import Condition
@@ -135,11 +135,8 @@ def test_traversals_move_one_dimension_and_the_most_informative_comes_first() ->
 def test_pictures_and_page_show_the_same_information(posterior: str, prior: str) -> None:
     """Both use information_per_dim, whose value depends on the prior."""
     images = (X * 255).round().to(torch.uint8)
-
-    def dataset(**_: object) -> SimpleNamespace:
-        return SimpleNamespace(data=images, targets=LABELS)
-
-    data = ImageData("tiny", dataset, ".", [1, 4, 4], 10, 0, "none", seed=0)
+    parts = {split: Part(images, LABELS) for split in ("train", "val", "test")}
+    data = ImageData("tiny", parts, 10, "none", seed=0)
     module = build_module(tiny(f"posterior={posterior}", f"prior={prior}")).eval()
     shown, _ = Viewer(module, images / 255, LABELS, "title").information
     written = encode(module, data, len(images)).information

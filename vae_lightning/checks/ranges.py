@@ -158,6 +158,24 @@ class List(Range):
 
 
 @dataclass(frozen=True)
+class Subset(Range):
+    """A list of some of these words, possibly empty, each at most once."""
+
+    words: tuple[str, ...]
+
+    def contains(self, value: object) -> bool:
+        """Whether the value is such a list."""
+        if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+            return False
+        return set(value) <= set(self.words) and len(set(value)) == len(value)
+
+    @property
+    def allowed(self) -> str:
+        """The words."""
+        return f"a list of some of {', '.join(self.words)}; [] for none"
+
+
+@dataclass(frozen=True)
 class Text(Range):
     """A text that is not empty, such as a path; ``ending`` is a suffix that it must have."""
 

@@ -9,7 +9,9 @@ OWN_CLASSES = frozenset(
     f"vae_lightning.{name}"
     for name in (
         "data.images.ImageData",
+        "data.sources.arrays.ArrayImages",
         "data.sources.digits.Digits",
+        "data.sources.folder.FolderImages",
         "data.sources.sprites.Sprites",
         "distributions.BernoulliLikelihood",
         "distributions.ContinuousBernoulliLikelihood",
@@ -85,6 +87,13 @@ OTHER_CLASSES: dict[str, frozenset[str]] = {
             "three_phase",
         )
     ),
+    # they read no pickles but those whose checksum they know
+    "torchvision.datasets.CIFAR10": frozenset(),
+    "torchvision.datasets.CIFAR100": frozenset(),
+    "torchvision.datasets.EMNIST": frozenset(("split",)),
+    "torchvision.datasets.ImageFolder": frozenset(),
+    "torchvision.datasets.SVHN": frozenset(("split",)),
+    "torchvision.datasets.STL10": frozenset(("split",)),
     "torchvision.datasets.MNIST": frozenset(),
     "torchvision.datasets.FashionMNIST": frozenset(),
     "torchvision.datasets.KMNIST": frozenset(),

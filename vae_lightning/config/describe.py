@@ -39,6 +39,7 @@ from vae_lightning.checks.ranges import (
     List,
     Number,
     Option,
+    Subset,
     Text,
 )
 

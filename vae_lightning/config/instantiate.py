@@ -15,7 +15,6 @@ from lightning.pytorch import Callback, LightningDataModule
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import Dataset
 
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.checks.ranges import Option, described
@@ -24,7 +23,7 @@ from vae_lightning.objectives.annealing import Annealing
 
 # key -> the base class that its class must have; every other key requires a Module
 KINDS: dict[str, type] = {
-    "dataset": Dataset,
+    "dataset": object,
     "data": LightningDataModule,
     "optimizer": Optimizer,
     "scheduler": LRScheduler,

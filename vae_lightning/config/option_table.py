@@ -13,6 +13,7 @@ from vae_lightning.checks.ranges import (
     List,
     Number,
     Option,
+    Subset,
     Text,
 )
 
@@ -21,14 +22,40 @@ CLASS_OPTIONS: dict[str, dict[str, Option]] = {
         "batch_size": Option(
             text="images per step, over all processes", range=Integer(least=1, most=None)
         ),
-        "val_size": Option(
-            text="training images used for validation; 0 trains on all",
-            range=Integer(least=0, most=None),
-        ),
         "binarization": Option(
             text="how gray pixels become 0 or 1; dynamic: at random at each step",
             range=Choice(words=("none", "dynamic", "fixed", "threshold")),
         ),
+        "augment": Option(
+            text="random changes of the training images",
+            range=Subset(words=("flip", "flip_vertical", "rotate", "crop")),
+        ),
+    },
+    "vae_lightning.data.sources.arrays.ArrayImages": {
+        "value_range": Option(
+            text="values of black and white; null: 0 and 255 of uint8, 0 and 1 of floats",
+            range=AnyOf(
+                ranges=(
+                    List(length=2, each=Number(least=None, most=None, above=None, below=None)),
+                    Choice(words=(None,)),
+                )
+            ),
+        ),
+        "layout": Option(
+            text="order of the axes of arrays; null: recognized",
+            range=Choice(words=("NHW", "NHWC", "NCHW", "ND", None)),
+        ),
+    },
+    "vae_lightning.data.sources.folder.FolderImages": {
+        "background": Option(
+            text="color behind transparent parts of images", range=Text(what="a color", ending="")
+        )
+    },
+    "vae_lightning.data.sources.sprites.Sprites": {
+        "count": Option(
+            text="number of images; null: one for each combination of the factors",
+            range=AnyOf(ranges=(Integer(least=2, most=None), Choice(words=(None,)))),
+        )
     },
     "vae_lightning.distributions.BernoulliLikelihood": {
         "gray": Option(

@@ -4,11 +4,12 @@ The options of classes are described in the classes; ``option_table`` holds a co
 be read without importing PyTorch. The options that belong to no class are described here.
 """
 
+import functools
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from vae_lightning.checks.errors import ConfigError, nearest
 from vae_lightning.checks.ranges import (
@@ -25,9 +26,9 @@ from vae_lightning.checks.ranges import (
     Text,
     check_value,
 )
-from vae_lightning.config.compose import TRAINING_GROUPS
+from vae_lightning.config.compose import CONF, TRAINING_GROUPS
 from vae_lightning.config.option_table import CLASS_OPTIONS
-from vae_lightning.storage.run_folder import of_run, to_dict
+from vae_lightning.storage.run_folder import of_run, read_yaml, to_dict
 
 SECTIONS = (
     *TRAINING_GROUPS,
@@ -40,6 +41,8 @@ SECTIONS = (
     "resume",
     "trust",
 )
+NULL = Choice((None,))
+SHARE = Number(above=0, below=1)
 # options that belong to no class of this package
 GENERAL_OPTIONS: dict[str, Option] = {
     "model.conditional": Option("whether encoder and decoder condition on the label", Boolean()),
@@ -47,16 +50,36 @@ GENERAL_OPTIONS: dict[str, Option] = {
     "optimizer.betas": Option("decay of the moments of Adam", List(2, Number(least=0, below=1))),
     "optimizer.eps": Option("added to the denominator of Adam", Number(least=0)),
     "optimizer.weight_decay": Option("weight decay", Number(least=0)),
-    "data.name": Option("name of the data set in results", Text("a name")),
-    "data.image_shape": Option("channels, height, width", List(3, Integer(1))),
-    "data.classes": Option("number of labels", Integer(1)),
-    "data.root": Option("folder of the image files", Text("a folder")),
+    "data.name": Option(
+        "name of the data set in results; null: that of the class, the folder or the file",
+        AnyOf((Text("a name"), NULL)),
+    ),
+    "data.image_shape": Option(
+        "channels, height, width; null: those of the images", AnyOf((List(3, Integer(1)), NULL))
+    ),
+    "data.classes": Option(
+        "number of labels; null: as many as there are", AnyOf((Integer(1), NULL))
+    ),
+    "data.root": Option("folder or file of the images", Text("a path")),
+    "data.val_size": Option(
+        "images held out for validation, independent of the seed; 0: none; null: a tenth, unless"
+        " the data set has validation images",
+        AnyOf((Integer(0), SHARE, NULL)),
+    ),
+    "data.test_size": Option(
+        "images held out for the test; null: a tenth, unless the data set has test images",
+        AnyOf((Integer(1), SHARE, NULL)),
+    ),
+    "data.in_memory": Option(
+        "whether all images are in memory, or in a file that is mapped into it; null: up to 1 GiB",
+        AnyOf((Boolean(), NULL)),
+    ),
     "data.fallback": Option(
         "data set that is used if no files can be found or downloaded", Choice(("digits", None))
     ),
     "data.sha256": Option(
         "fingerprint that the images must have; a run records that of its images",
-        AnyOf((Text("a SHA-256"), Choice((None,)))),
+        AnyOf((Text("a SHA-256"), NULL)),
     ),
     "trainer.max_epochs": Option("epochs", Integer(1)),
     "trainer.devices": Option(
@@ -83,7 +106,7 @@ GENERAL_OPTIONS: dict[str, Option] = {
     "accelerator.num_nodes": Option("machines of accelerator=multi_node", Integer(1)),
     "seed": Option(
         "seed of all random numbers; null draws one and records it",
-        AnyOf((SEEDS, Choice((None,)))),
+        AnyOf((SEEDS, NULL)),
     ),
     "trust": Option("whether a stored configuration may name classes of other packages", Boolean()),
 }
@@ -121,6 +144,9 @@ def check_keys(cfg: DictConfig) -> None:
         if key not in (*SECTIONS, *SWEEP_SECTIONS, "hydra"):
             raise ConfigError(f"{key}: no such key{nearest(str(key), SECTIONS)}")
     text = OmegaConf.to_yaml(of_run(cfg))
+    for key in cfg.data:
+        if key not in data_keys() and f"${{data.{key}}}" not in text:
+            raise ConfigError(f"data.{key}: no such key{nearest(str(key), data_keys())}")
     for key in cfg.model:
         if f"${{model.{key}}}" not in text and key != "conditional":
             close = nearest(str(key), map(str, cfg.model), exclude=key)
@@ -129,6 +155,12 @@ def check_keys(cfg: DictConfig) -> None:
         raise ConfigError(
             "annealing: must be constant, because this objective has no annealed weight"
         )
+
+
+@functools.cache
+def data_keys() -> frozenset[str]:
+    """The keys that every data set has."""
+    return frozenset(map(str, read_yaml(CONF / "data" / "_images.yaml")))
 
 
 def check_sweep_options(cfg: DictConfig) -> None:
@@ -164,6 +196,11 @@ def check_values(cfg: DictConfig) -> None:
         node = OmegaConf.select(cfg, section) if section else cfg
         if isinstance(node, DictConfig) and name in node:
             check_value(key, plain(node, name), option)
+    if cfg.data.dataset is None:
+        raise ConfigError(
+            "data.dataset: must be the name of a class of torchvision.datasets, for example"
+            " data.dataset=CIFAR10"
+        )
     check_classes(cfg, lambda target: CLASS_OPTIONS.get(target, {}))
     check_together(cfg)
 
@@ -249,3 +286,21 @@ def settle(cfg: DictConfig) -> None:
     if cfg.seed is None:
         cfg.seed = secrets.randbelow(2**32)
     cfg.data.root = str(Path(cfg.data.root).expanduser().resolve())
+    name_data(cfg)
+
+
+def name_data(cfg: DictConfig) -> None:
+    """Writes out what the configuration of the data abbreviates.
+
+    ``data.dataset=NAME`` is a class of torchvision, or the dotted name of any class; its arguments
+    are ``data.options``. ``data.name=null`` is the name of the class, of the folder or of the file.
+    """
+    data = cfg.data
+    if isinstance(data.dataset, str):
+        target = data.dataset if "." in data.dataset else f"torchvision.datasets.{data.dataset}"
+        with open_dict(cfg):
+            data.dataset = {"_target_": target, "_partial_": True, **(data.options or {})}
+    if data.name is None:
+        target = data.dataset["_target_"]
+        is_own = target.startswith("vae_lightning.")
+        data.name = Path(data.root).stem if is_own else target.rpartition(".")[2].lower()

@@ -5,6 +5,7 @@ Shapes: N images, B images of a batch, C H W of an image.
 """
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import torch
@@ -59,6 +60,8 @@ class Batches:
         condition: labels of all images, for a conditional model.
         group: with 1, the iterator yields batches. With more, it yields iterators over that many
             batches each, which create each batch on request.
+        device: of the batches; None: that of the images.
+        reads_ahead: read the images of the next batches in a thread, because they are in a file.
     """
 
     def __init__(
@@ -72,11 +75,14 @@ class Batches:
         position: Callable[[], tuple[int, int]] = lambda: (0, 0),
         condition: Condition = UNCONDITIONAL,
         group: int = 1,
+        device: torch.device | None = None,
+        reads_ahead: bool = False,
     ) -> None:
         self.images, self.batch_size = images, batch_size
         self.rank, self.processes = rank, processes
         self.order, self.pixels, self.position, self.condition = order, pixels, position, condition
         self.group, self.count = group, num_batches(len(images), batch_size)
+        self.device, self.reads_ahead = device or images.device, reads_ahead
 
     def __len__(self) -> int:
         return num_batches(self.count, self.group)
@@ -84,9 +90,14 @@ class Batches:
     def __iter__(self) -> Iterator[Batch | Iterator[Batch]]:
         epoch, done = self.position()
         order = self.order(epoch).to(self.images.device)
-        for first in range(done % self.count, self.count, self.group):
-            batches = self.batches(order, epoch, first, min(first + self.group, self.count))
-            yield next(batches) if self.group == 1 else batches
+        with ThreadPoolExecutor(1) as reader:
+            for first in range(done % self.count, self.count, self.group):
+                if self.reads_ahead:
+                    start = (first + self.group) * self.batch_size
+                    ahead = order[start : start + max(self.group * self.batch_size, TAKEN_AT_ONCE)]
+                    reader.submit(self.images.index_select, 0, ahead)
+                batches = self.batches(order, epoch, first, min(first + self.group, self.count))
+                yield next(batches) if self.group == 1 else batches
 
     def batches(self, order: Tensor, epoch: int, first: int, end: int) -> Iterator[Batch]:
         """This process's parts of the batches from first to end - 1, images in ``order`` (N,)."""
@@ -96,9 +107,10 @@ class Batches:
         for start in range(first, end, step):
             chunks = order[start * size : min(start + step, end) * size].split(size)
             parts = [chunk[self.rank :: self.processes] for chunk in chunks]
-            taken = self.images.index_select(0, torch.cat(parts)).float().div_(255)
-            images = taken.split([len(part) for part in parts])
-            for number, (x, index) in enumerate(zip(images, parts, strict=True), start):
+            taken = self.images.index_select(0, torch.cat(parts)).to(self.device)
+            images = taken.float().div_(255).split([len(part) for part in parts])
+            for number, (x, part) in enumerate(zip(images, parts, strict=True), start):
                 share = len(chunks[number - start]) / self.processes
+                index = part.to(self.device)
                 condition = self.condition.take(index)
                 yield Batch(self.pixels(x, epoch, number), index, share, condition)

@@ -15,6 +15,12 @@ from vae_lightning.checks.errors import ConfigError
 
 TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
+# split -> the names of its images and labels
+FILES = {
+    "train": (TRAIN_IMAGES, TRAIN_LABELS),
+    "val": ("val-images", "val-labels"),
+    "test": (TEST_IMAGES, TEST_LABELS),
+}
 
 
 class Part(NamedTuple):
@@ -61,12 +67,6 @@ def of(values: Tensor) -> Part:
     """The number of images or labels, and the SHA-256 of their bytes."""
     content = values.to(torch.uint8) if is_byte(values) else values
     return Part(len(values), hashlib.sha256(content.contiguous().cpu().numpy().data).hexdigest())
-
-
-def of_files(*values: Tensor) -> dict[str, Part]:
-    """The parts of training images, their labels, test images, and their labels."""
-    files = (TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS)
-    return {file: of(each) for file, each in zip(files, values, strict=True)}
 
 
 def is_byte(values: Tensor) -> bool:

@@ -1,25 +1,24 @@
-"""The LightningDataModule. It keeps each split as one uint8 tensor on the device.
+"""The LightningDataModule. It keeps each split as one uint8 tensor, on the device if it fits.
 
 Batches are made by indexing, without worker processes and without a Python call per image.
 Shapes: N images, B images of a batch, C H W of an image.
 """
 
-import math
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from vae_lightning import rng
 from vae_lightning.checks.errors import ConfigError
-from vae_lightning.checks.ranges import Choice, Integer, Option
+from vae_lightning.checks.ranges import Choice, Integer, Option, Subset
 from vae_lightning.data import fingerprint
+from vae_lightning.data.augment import CHANGES, augment
 from vae_lightning.data.batches import Batch, Batches, keep_pixels, num_batches
-from vae_lightning.data.splits import binarize, stratified_order, take
+from vae_lightning.data.sources.source import Part
+from vae_lightning.data.splits import binarize, block_order
 from vae_lightning.networks.conditional import UNCONDITIONAL, Condition
 
 BINARIZATIONS = ("none", "dynamic", "fixed", "threshold")
@@ -27,38 +26,31 @@ EVALUATION_BATCH_SIZE = 500  # no result depends on it
 
 
 class ImageData(LightningDataModule):
-    """Training, validation and test images of a torchvision-style data set.
+    """Training, validation and test images.
 
     Args:
         name: name of the data set, recorded with the results.
-        dataset: a callable that takes root and train and returns an object with ``data`` (N, H, W),
-            uint8, ``targets`` (N,), and possibly ``factors`` (N, F), integers from 0 on.
-        root: folder of the data files.
-        image_shape: C, H, W.
+        parts: the images of the splits train, val and test; val may be empty.
         batch_size: images of a training batch, over all processes.
-        val_size: number of training images that are held out for validation. The choice does not
-            depend on the seed.
         binarization: ``none`` keeps x = byte/255. ``threshold`` is x > 1/2. ``fixed`` samples each
             pixel once with probability x. ``dynamic`` samples the training pixels anew at every
             step; validation and test images are binarized as with ``fixed``.
-        seed: seed of the shuffling and of dynamic binarization.
+        seed: seed of the shuffling, of dynamic binarization and of augmentation.
         conditional: whether batches contain the labels.
+        augment: random changes of the training images in training, names of data.augment.CHANGES.
+        fingerprints: of the images and labels as they are stored.
+        in_memory: whether the images lie in memory. Otherwise they are files that are mapped into
+            it; they stay on the CPU, and are shuffled in blocks, so that the disk reads in order.
 
     Raises:
-        ConfigError: if the files are missing or damaged, or if batch_size or val_size does not fit
-            the number of training images.
+        ConfigError: if the options do not fit the images or each other.
     """
 
     def __init__(
         self,
         name: str,
-        dataset: Callable[..., Dataset],
-        root: str,
-        image_shape: Sequence[int],
+        parts: Mapping[str, Part],
         batch_size: Annotated[int, Option("images per step, over all processes", Integer(1))],
-        val_size: Annotated[
-            int, Option("training images used for validation; 0 trains on all", Integer(0))
-        ],
         binarization: Annotated[
             str,
             Option(
@@ -68,60 +60,46 @@ class ImageData(LightningDataModule):
         ],
         seed: int,
         conditional: bool = False,
+        augment: Annotated[
+            Sequence[str],
+            Option("random changes of the training images", Subset(tuple(CHANGES))),
+        ] = (),
+        fingerprints: Mapping[str, fingerprint.Part] | None = None,
+        in_memory: bool = True,
     ) -> None:
         super().__init__()
         self.name, self.batch_size, self.seed = name, batch_size, seed
         self.binarization, self.conditional = binarization, conditional
+        self.augment, self.in_memory = tuple(augment), in_memory
         self.group_size = 1
-        train, labels, factors = self.read(dataset, root, image_shape, train=True)
-        test, test_labels, test_factors = self.read(dataset, root, image_shape, train=False)
-        self.parts = fingerprint.of_files(train, labels, test, test_labels)
-        if not 0 <= val_size < len(train):
-            raise ConfigError(f"data.val_size={val_size}: must be 0 to {len(train) - 1} for {name}")
-        if not 1 <= batch_size <= len(train) - val_size:
-            raise ConfigError(
-                f"data.batch_size={batch_size}: must be 1 to {len(train) - val_size} for {name}"
-            )
-        order = stratified_order(labels) if val_size else torch.arange(len(train))
-        parts = {"train": order[val_size:], "val": order[:val_size]}
-        self.images = {split: take(train, index) for split, index in parts.items()}
-        self.labels = {split: take(labels, index) for split, index in parts.items()}
-        self.images["test"], self.labels["test"] = test, test_labels
+        self.parts = fingerprints or {}
+        self.check_binarization()
+        self.images = {split: part.images for split, part in parts.items()}
+        self.labels = {split: part.labels for split, part in parts.items()}
+        self.files = {split: part.files for split, part in parts.items()}
         # (N, F), the values that generated each image; empty if the data set does not know them
-        self.factors: dict[str, Tensor] = {}
-        if factors is not None and test_factors is not None:
-            self.factors = {split: take(factors, index) for split, index in parts.items()}
-            self.factors["test"] = test_factors
+        self.factors = {
+            split: part.factors for split, part in parts.items() if part.factors is not None
+        }
         for split, images in self.images.items():
             if binarization == "threshold":
                 self.images[split] = (images > 127).to(torch.uint8) * 255
             elif binarization == "fixed" or (binarization == "dynamic" and split != "train"):
                 self.images[split] = binarize(images, name, split)
 
-    @staticmethod
-    def read(
-        dataset: Callable[..., Any], root: str, image_shape: Sequence[int], train: bool
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Images (N, C, H, W), uint8, labels (N,), and factors (N, F) if the data set has them."""
-        try:
-            part = dataset(root=Path(root), train=train)
-        except (AssertionError, RuntimeError, ConfigError, EOFError) as error:
+    def check_binarization(self) -> None:
+        """Raises ConfigError if other options do not allow this binarization."""
+        keeps_binary = self.binarization in ("threshold", "fixed")
+        if keeps_binary and "rotate" in self.augment:
             raise ConfigError(
-                f"data.root={root}: must hold image files; they are missing or damaged ({error})"
-            ) from error
-        found = part.data.shape
-        if found[1:].numel() != math.prod(image_shape):
-            raise ConfigError(
-                f"data.image_shape={list(image_shape)}: must have as many pixels as the images,"
-                f" which are {' x '.join(map(str, found[1:]))}"
+                f"data.augment={list(self.augment)}: rotate requires data.binarization=none or"
+                " dynamic, because rotated binary images are gray"
             )
-        images = part.data.reshape(-1, *image_shape)
-        if len(images) != len(part.targets):
+        if keeps_binary and not self.in_memory:
             raise ConfigError(
-                f"data.root={root}: must hold one label per image, but has {len(images)} images and"
-                f" {len(part.targets)} labels"
+                f"data.binarization={self.binarization}: requires data.in_memory=true, or"
+                " data.binarization=dynamic"
             )
-        return images, part.targets, getattr(part, "factors", None)
 
     @property
     def sha256(self) -> str:
@@ -147,15 +125,21 @@ class ImageData(LightningDataModule):
         return self.images["test"][0].numel()
 
     def setup(self, stage: str) -> None:
-        """Moves the images and labels to the training device."""
+        """Moves the images, if they are in memory, and the labels to the training device."""
         device = self.trainer_in_use().strategy.root_device
-        self.images = {split: images.to(device) for split, images in self.images.items()}
+        if self.in_memory:
+            self.images = {split: images.to(device) for split, images in self.images.items()}
         self.labels = {split: labels.to(device) for split, labels in self.labels.items()}
 
     def trainer_in_use(self) -> Trainer:
         """The trainer that uses this data module."""
         assert self.trainer is not None
         return self.trainer
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the batches."""
+        return self.labels["train"].device
 
     def evaluation_images(self, split: str) -> Tensor:
         """The images of a split as evaluation uses them, uint8: (N, C, H, W).
@@ -173,7 +157,11 @@ class ImageData(LightningDataModule):
 
     def inputs(self, split: str, index: Tensor | slice) -> tuple[Tensor, Condition]:
         """The inputs of a model: images x (B, C, H, W) in [0, 1] of a split, and the condition."""
-        return self.images[split][index].float() / 255, self.condition(split).take(index)
+        condition = self.condition(split).take(index)
+        images = self.images[split]
+        if isinstance(index, Tensor):
+            index = index.to(images.device)
+        return images[index].to(self.labels[split].device).float() / 255, condition
 
     def transfer_batch_to_device(
         self, batch: Batch, device: torch.device, dataloader_idx: int
@@ -183,18 +171,23 @@ class ImageData(LightningDataModule):
 
     def shuffled(self, epoch: int) -> Tensor:
         """The order of the training images in an epoch, a permutation (N,), equal on all ranks."""
-        return torch.randperm(
-            self.images_in("train"), generator=rng.generator("cpu", self.seed, "order", epoch)
-        )
+        generator = rng.generator("cpu", self.seed, "order", epoch)
+        count = self.images_in("train")
+        if self.in_memory:
+            return torch.randperm(count, generator=generator)
+        return block_order(count, self.pixels, generator)
 
-    def sample_pixels(self, x: Tensor, epoch: int, number: int) -> Tensor:
-        """Samples the pixels of one training batch from Bernoulli(x), (B, C, H, W).
+    def change_pixels(self, x: Tensor, epoch: int, number: int) -> Tensor:
+        """Augments one training batch (B, C, H, W) and, if it is dynamic, samples its pixels.
 
-        The random stream depends on the seed of the run, the rank, the epoch and the batch.
+        The random streams depend on the seed of the run, the rank, the epoch and the batch.
         """
-        rank = self.trainer.global_rank  # pyright: ignore[reportOptionalMemberAccess] - Lightning sets the trainer before it trains
-        stream = ("pixels", rank, epoch, number)
-        return torch.bernoulli(x, generator=rng.generator(x.device, self.seed, *stream))
+        place = (self.trainer_in_use().global_rank, epoch, number)
+        if self.augment:
+            x = augment(x, self.augment, rng.generator(x.device, self.seed, "augment", *place))
+        if self.binarization == "dynamic":
+            x = torch.bernoulli(x, generator=rng.generator(x.device, self.seed, "pixels", *place))
+        return x
 
     def train_dataloader(self) -> Batches:
         """Shuffled training batches; an interrupted epoch continues after its last batch."""
@@ -206,13 +199,15 @@ class ImageData(LightningDataModule):
             trainer.global_rank,
             trainer.world_size,
             self.shuffled,
-            self.sample_pixels if self.binarization == "dynamic" else keep_pixels,
+            self.change_pixels if self.augment or self.binarization == "dynamic" else keep_pixels,
             lambda: (
                 loop.epoch_progress.current.processed,  # pyright: ignore[reportAttributeAccessIssue] - it is a _ProcessedTracker, a subclass of the declared type
                 loop.epoch_loop.batch_progress.current.ready * group,
             ),
             self.condition("train"),
             group,
+            self.device,
+            reads_ahead=not self.in_memory,
         )
 
     def evaluation_batches(self, split: str) -> Batches:
@@ -225,6 +220,8 @@ class ImageData(LightningDataModule):
             trainer.world_size,
             lambda _: torch.arange(self.images_in(split)),
             condition=self.condition(split),
+            device=self.device,
+            reads_ahead=not self.in_memory,
         )
 
     def val_dataloader(self) -> Batches:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vae_lightning import rng
 
+BLOCK_BYTES, WINDOW = 1 << 20, 128
 SPLIT_SEED = 20131220  # the same for every run (the date of arXiv 1312.6114)
 
 
@@ -37,6 +38,18 @@ def binarize(images: Tensor, *stream: int | str) -> Tensor:
     return torch.cat(chunks).to(torch.uint8) * 255
 
 
-def take(images: Tensor, indices: Tensor) -> Tensor:
-    """The images at the indices in ascending order; no copy if all images are selected."""
-    return images if len(indices) == len(images) else images[indices.sort().values]
+def block_order(count: int, image_bytes: int, generator: torch.Generator) -> Tensor:
+    """A random permutation (count,) for images in a file, which is read nearly in order.
+
+    Blocks of neighbors, of BLOCK_BYTES each, are put in random order. Then the images within each
+    WINDOW blocks are put in random order: a batch mixes images from that many places.
+    """
+    size = max(1, BLOCK_BYTES // image_bytes)
+    blocks = torch.randperm(-(-count // size), generator=generator)
+    order = (blocks[:, None] * size + torch.arange(size)).flatten()
+    order = order[order < count]
+    windows = [
+        window[torch.randperm(len(window), generator=generator)]
+        for window in order.split(size * WINDOW)
+    ]
+    return torch.cat(windows)

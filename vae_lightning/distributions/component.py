@@ -5,6 +5,8 @@ from torch import Tensor, nn
 
 from vae_lightning.checks.errors import ConfigError
 
+IMAGES_AT_ONCE = 4096  # of a data set that may be larger than memory
+
 
 class Component(nn.Module):
     """A component with optional hooks: a compatibility check and an initialization from data."""
@@ -31,7 +33,7 @@ class Component(nn.Module):
 
 def is_binary(images: UInt8[Tensor, "N C H W"]) -> bool:
     """Returns whether all pixels of uint8 images are 0 or 255."""
-    return bool(((images == 0) | (images == 255)).all())
+    return all(bool(((part == 0) | (part == 255)).all()) for part in images.split(IMAGES_AT_ONCE))
 
 
 def require_marginals(encoder: nn.Module, name: str, reason: str) -> None:

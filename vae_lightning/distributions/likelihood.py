@@ -16,7 +16,12 @@ from torch import Tensor, nn
 
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.checks.ranges import AnyOf, Boolean, Choice, Number, Option
-from vae_lightning.distributions.component import Component, is_binary, require_gray
+from vae_lightning.distributions.component import (
+    IMAGES_AT_ONCE,
+    Component,
+    is_binary,
+    require_gray,
+)
 from vae_lightning.distributions.normal import full_precision
 from vae_lightning.distributions.pixels import (
     Bernoulli,
@@ -256,7 +261,8 @@ class BernoulliLikelihood(Likelihood):
         if self.gray and binary:
             raise ConfigError("likelihood.gray=true: must be false, because all pixels are 0 or 1")
         if self.offset is not None:
-            mean = images.float().mean(0) / 255
+            sums = [part.sum(0, dtype=torch.int64) for part in images.split(IMAGES_AT_ONCE)]
+            mean = torch.stack(sums).sum(0) / (255 * len(images))
             self.offset.copy_(mean.clamp(0.001, 0.999).logit())
 
     def forward(self, z: Float[Tensor, "K B L"], condition: Condition = UNCONDITIONAL) -> Bernoulli:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
-from torch.utils.data import Dataset
 
 from vae_lightning import rng
 from vae_lightning.checks.errors import ConfigError
@@ -22,10 +21,15 @@ from vae_lightning.config.instantiate import (
     options_of,
     resolve,
 )
-from vae_lightning.config.options import check_classes
+from vae_lightning.config.options import check_classes, name_data
 from vae_lightning.data import fingerprint
 from vae_lightning.data.images import ImageData
+from vae_lightning.data.sources.arrays import ArrayImages
+from vae_lightning.data.sources.folder import FolderImages
 from vae_lightning.data.sources.idx import ensure_files, folder_of, missing_files
+from vae_lightning.data.sources.read import Division, read
+from vae_lightning.data.sources.source import Source
+from vae_lightning.data.sources.torchvision import TorchvisionImages
 from vae_lightning.storage.run_folder import to_dict
 from vae_lightning.training.memory import MemoryLimit, machine_bytes
 from vae_lightning.training.module import VAE
@@ -34,8 +38,8 @@ log = logging.getLogger(__name__)
 
 # packages whose classes are in config/option_table.py, or describe no options
 OWN_PACKAGES = ("vae_lightning", "torch", "torchvision", "lightning")
-# keys of cfg.data that say where the images come from, not what they are
-SOURCE_KEYS = ("fallback", "instead_of", "mirrors", "classes", "sha256")
+# data sets that read the options of cfg.data.dataset themselves; all others are classes of images
+OWN_SOURCES = (FolderImages, ArrayImages)
 MANY_STEPS = 10**9  # how many there are is not known before the data
 # component -> the argument of VAE; the order decides which initial weights each component draws
 ARGUMENTS = {
@@ -74,18 +78,36 @@ def build_data(cfg: DictConfig) -> ImageData:
     Raises ConfigError if there is no fallback, and for damaged or other files.
     """
     find_files(cfg)
-    arguments = {key: value for key, value in plain(cfg.data).items() if key not in SOURCE_KEYS}
-    arguments |= {
-        "_target_": "vae_lightning.data.images.ImageData",
-        "seed": cfg.seed,
-        "conditional": is_conditional(cfg),
-    }
-    data = instantiate(arguments, "data", cfg.trust)
-    assert isinstance(data, ImageData)
-    fingerprint.check_parts(cfg.data.name, cfg.data.root, data.parts, cfg.data.get("sha256"))
+    options = cfg.data
+    division = Division(options.val_size, options.test_size, options.in_memory, options.classes)
+    found = read(make_source(cfg), options.name, options.image_shape, division)
+    count = len(found.parts["train"].images)
+    if options.batch_size > count:
+        log.info("data.batch_size=%d: all %d images form one batch", options.batch_size, count)
+    data = ImageData(
+        options.name,
+        found.parts,
+        options.batch_size,
+        options.binarization,
+        cfg.seed,
+        is_conditional(cfg),
+        list(options.augment),
+        found.fingerprints,
+        found.in_memory,
+    )
+    fingerprint.check_parts(options.name, options.root, data.parts, options.get("sha256"))
     with open_dict(cfg):
-        cfg.data.sha256 = data.sha256
+        options.sha256, options.in_memory = data.sha256, found.in_memory
+        options.image_shape, options.classes = list(found.shape), found.classes
     return data
+
+
+def make_source(cfg: DictConfig) -> Source:
+    """What finds the images of the configuration."""
+    dataset = instantiate(plain(cfg.data)["dataset"], "dataset", cfg.trust)
+    if getattr(dataset, "func", None) in OWN_SOURCES:
+        return dataset(root=Path(cfg.data.root))
+    return TorchvisionImages(dataset, Path(cfg.data.root))
 
 
 def find_files(cfg: DictConfig) -> None:
@@ -93,8 +115,9 @@ def find_files(cfg: DictConfig) -> None:
 
     Raises ConfigError if the files can neither be found nor downloaded and there is no fallback.
     """
-    dataset = find_class(cfg.data.dataset["_target_"], Dataset, cfg.trust)
-    if hasattr(dataset, "resources"):
+    name_data(cfg)
+    dataset = find_class(cfg.data.dataset["_target_"], object, cfg.trust)
+    if isinstance(vars(dataset).get("resources"), list):  # as MNIST has them
         find_moved_files(cfg, dataset)
         try:
             ensure_files(dataset, Path(cfg.data.root), list(cfg.data.mirrors))

@@ -26,6 +26,8 @@ UNCOMPARED_KEYS = (
     "root",
     "mirrors",
     "sha256",
+    "in_memory",
+    "options",
     "fallback",
     "image_shape",
     "trust",

@@ -1,12 +1,14 @@
 """Images of simple shapes, generated from known factors; they require no download."""
 
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from vae_lightning import rng
+from vae_lightning.checks.ranges import AnyOf, Choice, Integer, Option
 
 SIZE = 64  # pixels
 FACTORS = {"shape": 3, "scale": 4, "orientation": 8, "x": 12, "y": 12}  # name -> number of values
@@ -20,15 +22,31 @@ class Sprites(Dataset):
     The factors are shape, scale, orientation and position, as in dSprites,
     https://github.com/google-deepmind/dsprites-dataset, with fewer values: 13,824 images. The
     orientations of a shape are spread over its period, so that different factors give different
-    images. A fixed random fifth is the test set. The interface is that of torchvision: ``data``
-    (N, 64, 64), uint8, and ``targets`` (N,), the shape; ``factors`` (N, 5) holds the index of the
-    value of each factor. ``root`` is not used.
+    images. With ``count``, so many combinations are drawn at random, all of them different if there
+    are enough. A fixed random fifth is the test set. The interface is that of torchvision:
+    ``data`` (N, 64, 64), uint8, and ``targets`` (N,), the shape; ``factors`` (N, 5) holds the index
+    of the value of each factor. ``root`` is not used.
     """
 
-    def __init__(self, root: str | Path, train: bool = True) -> None:
-        factors = torch.cartesian_prod(*(torch.arange(count) for count in FACTORS.values()))
-        order = torch.randperm(len(factors), generator=rng.generator("cpu", 0, "sprites"))
-        test_size = len(factors) // TEST_SHARE
+    def __init__(
+        self,
+        root: str | Path,
+        train: bool = True,
+        count: Annotated[
+            int | None,
+            Option(
+                "number of images; null: one for each combination of the factors",
+                AnyOf((Integer(2), Choice((None,)))),
+            ),
+        ] = None,
+    ) -> None:
+        factors = torch.cartesian_prod(*(torch.arange(values) for values in FACTORS.values()))
+        generator = rng.generator("cpu", 0, "sprites")
+        if count is not None and count > len(factors):
+            order = torch.randint(len(factors), (count,), generator=generator)
+        else:
+            order = torch.randperm(len(factors), generator=generator)[:count]
+        test_size = max(1, len(order) // TEST_SHARE)
         chosen = (order[test_size:] if train else order[:test_size]).sort().values
         self.factors = factors[chosen]
         self.targets = self.factors[:, 0]
