@@ -192,7 +192,7 @@ def test_a_typo_is_one_line_with_the_nearest_name(override: str, expected: str) 
             "+trainer.gradient_clip_val=no",
             "trainer: `gradient_clip_val` should be an int or a float",
         ),
-        ("+data.extra=1", "data: got an unexpected keyword argument 'extra'"),
+        ("+data.extra=1", "data.extra: no such key"),
         ("+likelihood.extra=1", "likelihood: got an unexpected keyword argument 'extra'"),
         (
             "likelihood.mean_activation=relu",
