@@ -1,5 +1,6 @@
 """Evaluation of data with few images, without classes, and of more images than it learns from."""
 
+import inspect
 import json
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from vae_lightning.evaluate import evaluate, list_measures
 from vae_lightning.evaluation import batches, classifier, latents
 from vae_lightning.evaluation.measures import Measure
 from vae_lightning.evaluation.needs import LeftOut, with_classes
+from vae_lightning.networks import UNCONDITIONAL
 from vae_lightning.runs.run import Run
 from vae_lightning.training.assembly import build_data, build_module
 
@@ -131,7 +133,7 @@ def test_a_measure_that_fails_loses_nothing_that_was_computed(
 
 def test_classes_are_numbered_and_an_unknown_one_is_never_right() -> None:
     images = torch.zeros(4, 1, 2, 2, dtype=torch.uint8)
-    training = batches.TrainingImages(images, torch.tensor([-5, 300, 7, 7]), batches.UNCONDITIONAL)
+    training = batches.TrainingImages(images, torch.tensor([-5, 300, 7, 7]), UNCONDITIONAL)
     numbered, test = with_classes(training, torch.tensor([300, 8, 7, -5, -6, 999]))
     assert numbered.labels.tolist() == [0, 2, 1, 1]
     assert test.tolist() == [2, -1, 1, 0, -1, -1]
@@ -184,13 +186,15 @@ def test_features_do_not_depend_on_how_images_are_given() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("test", "labels"), [(1, "one"), (2, "floats")])
+@pytest.mark.parametrize(("test", "labels"), [(1, "one"), (3, "floats")])
 def test_a_run_on_few_images_is_trained_and_tested(
     test: int, labels: str, train: Command, tmp_path: Path
 ) -> None:
     (tmp_path / "conf" / "data").mkdir(parents=True)
     node = noise(20, test, labels).data
-    node.batch_size, node.val_size = 5, 2
+    node.batch_size, node.val_size, node.dataset._target_ = 5, 2, "mine.Noise"
+    imports = "import torch\nfrom torch.utils.data import Dataset\n"
+    (tmp_path / "mine.py").write_text(imports + inspect.getsource(Noise))
     OmegaConf.save(node, tmp_path / "conf" / "data" / "noise.yaml")
     done = train(
         *("--config-dir", "conf", "data=noise", "model.hidden_dims=[4]", "trainer.max_epochs=1"),

@@ -38,6 +38,8 @@ SECTIONS = (
     "experiment",
     "seed",
     "resume",
+    "init_from",
+    "from_config",
     "trust",
 )
 # options that belong to no class of this package
@@ -84,6 +86,14 @@ GENERAL_OPTIONS: dict[str, Option] = {
     "seed": Option(
         "seed of all random numbers; null draws one and records it",
         AnyOf((SEEDS, Choice((None,)))),
+    ),
+    "init_from": Option(
+        "run folder, or .safetensors file, from whose weights the run starts",
+        AnyOf((Text("a path"), Choice((None,)))),
+    ),
+    "from_config": Option(
+        "run folder whose configuration the run uses; other options that are given change it",
+        AnyOf((Text("a path"), Choice((None,)))),
     ),
     "trust": Option("whether a stored configuration may name classes of other packages", Boolean()),
 }
@@ -249,3 +259,11 @@ def settle(cfg: DictConfig) -> None:
     if cfg.seed is None:
         cfg.seed = secrets.randbelow(2**32)
     cfg.data.root = str(Path(cfg.data.root).expanduser().resolve())
+    for key in ("init_from", "from_config"):
+        if cfg[key] is not None:
+            cfg[key] = str(Path(cfg[key]).expanduser().resolve())
+
+
+def may_name_any_class(cfg: DictConfig) -> bool:
+    """Whether a composed configuration comes from the user, unlike that of another run."""
+    return cfg.trust or cfg.from_config is None
