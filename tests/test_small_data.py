@@ -193,7 +193,7 @@ def test_a_run_on_few_images_is_trained_and_tested(
     (tmp_path / "conf" / "data").mkdir(parents=True)
     node = noise(20, test, labels).data
     node.batch_size, node.val_size, node.dataset._target_ = 5, 2, "mine.Noise"
-    imports = "import torch\nfrom torch.utils.data import Dataset\n"
+    imports = "from pathlib import Path\nimport torch\nfrom torch.utils.data import Dataset\n"
     (tmp_path / "mine.py").write_text(imports + inspect.getsource(Noise))
     OmegaConf.save(node, tmp_path / "conf" / "data" / "noise.yaml")
     done = train(
