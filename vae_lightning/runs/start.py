@@ -32,15 +32,15 @@ def start(
 ) -> None:
     """Starts a new run of a composed configuration; checks it before it creates the run folder."""
     options.check(cfg)
-    check_initial(cfg)
     if cfg.accelerator.num_nodes > 1:
         check_nodes(cfg, is_folder_given)
-    options.settle(cfg)
-    cfg.trust = options.may_name_any_class(cfg)
     path = Path(cfg.hydra.run.dir)
     if is_folder_given and is_requeued() and (path / CONFIG).is_file():
         resume(path, overrides, stop)
         return
+    check_initial(cfg)
+    options.settle(cfg)
+    cfg.trust = options.may_name_any_class(cfg)
     # only rank 0 creates the folder
     folder = (
         nullcontext(path.resolve())
