@@ -16,6 +16,7 @@ from vae_lightning.distributions import (
     kl_divergence,
 )
 from vae_lightning.evaluation import classifier, latents, samples
+from vae_lightning.evaluation.batches import training_images
 from vae_lightning.training.assembly import build_data
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -92,12 +93,12 @@ def test_the_classifier_learns_its_images_and_is_kept(
     cfg = compose("config", [f"data.root={tiny_root}", "data.val_size=100", "data.batch_size=100"])
     data = build_data(cfg)
     state = torch.get_rng_state()
-    model = classifier.classifier(data, torch.device("cpu"))
+    model = classifier.classifier(training_images(data), torch.device("cpu"))
     assert torch.equal(torch.get_rng_state(), state)
     assert classifier.accuracy(model, data.images["test"], data.labels["test"]) > 0.95
     (kept,) = (tmp_path / "vae_lightning").iterdir()
     written = kept.stat().st_mtime_ns
-    again = classifier.classifier(data, torch.device("cpu"))
+    again = classifier.classifier(training_images(data), torch.device("cpu"))
     assert kept.stat().st_mtime_ns == written
     x = data.images["test"].float() / 255
     torch.testing.assert_close(classifier.features_of(again, x), classifier.features_of(model, x))
@@ -138,9 +139,9 @@ def test_relabeled_images_do_not_reuse_the_classifier(
     monkeypatch.setattr(classifier, "EPOCHS", 10)
     cfg = compose("config", [f"data.root={tiny_root}", "data.val_size=100", "data.batch_size=100"])
     data = build_data(cfg)
-    classifier.classifier(data, torch.device("cpu"))
+    classifier.classifier(training_images(data), torch.device("cpu"))
     data.labels = {split: 9 - labels for split, labels in data.labels.items()}
-    model = classifier.classifier(data, torch.device("cpu"))
+    model = classifier.classifier(training_images(data), torch.device("cpu"))
     assert len(list((tmp_path / "vae_lightning").iterdir())) == 2
     assert classifier.accuracy(model, data.images["test"], data.labels["test"]) > 0.95
 
@@ -173,9 +174,10 @@ def test_a_dimension_that_is_the_same_for_all_images_has_no_information_under_a_
 
 def test_reconstruction_error_on_known_images() -> None:
     x = torch.rand(5, 1, 28, 28, generator=GENERATOR)
-    same = samples.reconstruction_error(x, x.clone())
+    same = samples.reconstruction_error([(x, x.clone())])
     assert (same["mse"], same["ssim"]) == (0, pytest.approx(1, abs=1e-5))
-    off = samples.reconstruction_error(x * 0.5, x * 0.5 + 0.1)
+    assert str(same["psnr"]) == "is infinite"
+    off = samples.reconstruction_error([(x * 0.5, x * 0.5 + 0.1)])
     assert off["mse"] == pytest.approx(0.01, rel=1e-4)
     assert off["psnr"] == pytest.approx(20, rel=1e-4)
     assert 0 < off["ssim"] < 1
@@ -192,9 +194,9 @@ def test_reconstruction_error_on_known_images() -> None:
     ssim /= (means[0] ** 2 + means[1] ** 2 + 1e-4) * (
         moment(one, one) + moment(other, other) + 9e-4
     )
-    found = samples.reconstruction_error(one, other)["ssim"]
+    found = samples.reconstruction_error([(one, other)])["ssim"]
     assert found == pytest.approx(float(ssim), abs=1e-4)
-    assert "ssim" not in samples.reconstruction_error(x[..., :10], x[..., :10])
+    assert "ssim" not in samples.reconstruction_error([(x[..., :10], x[..., :10])])
 
 
 def test_total_correlation_is_that_of_the_mixture_of_all_posteriors() -> None:

@@ -3,7 +3,9 @@
 Estimates the NLL by importance sampling and measures the latents and the samples.
 """
 
+import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +22,10 @@ from vae_lightning.storage.files import write_json
 
 if TYPE_CHECKING:
     from vae_lightning.data.images import ImageData
+    from vae_lightning.evaluation.measures import Measure, Values
     from vae_lightning.runs.run import Run
-    from vae_lightning.training.module import VAE
+
+log = logging.getLogger(__name__)
 
 # with fewer samples, compiling a graph takes longer than it saves: see benchmarks/README.md
 MIN_SAMPLES_TO_COMPILE = 10_000_000
@@ -63,38 +67,92 @@ def main(cfg: DictConfig) -> None:
     """Evaluates a run, writes RUN/evaluation.json and TensorBoard scalars, prints a table."""
     folder = Path(cfg.run)
     require_run(folder, "run")  # before the heavy imports
-    from torch.utils.tensorboard import SummaryWriter
-
     from vae_lightning.runs.load import load_run
 
     run = load_run(folder, cfg.checkpoint, cfg.trust, cfg.data.root)
+    measures = list_measures(cfg, run)
     results = {"data": run.data.name, "likelihood": run.module.decoder.description}
-    results |= {"checkpoint": cfg.checkpoint, "samples": cfg.samples} | measure(cfg, run)
-    print(tables.pairs(results))  # before the files, which a full disk may refuse
-    write_json(folder / "evaluation.json", results)
-    with SummaryWriter(str(folder / "tensorboard")) as writer:
-        for name, value in results.items():
-            if isinstance(value, int | float):
-                writer.add_scalar(f"evaluation/{name}", value, run.step)
+    results |= {"checkpoint": cfg.checkpoint, "samples": cfg.samples}
+    evaluate(measures, results, folder, run.step)
 
 
-def measure(cfg: DictConfig, run: "Run") -> dict[str, float | int]:
-    """Returns the metrics over all test images; NLL and ELBO terms in nats per image."""
-    from vae_lightning.compile.onednn import products
-    from vae_lightning.evaluation.latents import measure_latents
-    from vae_lightning.evaluation.likelihood import log_likelihoods
-    from vae_lightning.evaluation.mixture import fit_mixture
-    from vae_lightning.evaluation.outliers import separate
-    from vae_lightning.evaluation.samples import measure_samples
-    from vae_lightning.training.summary import log_normalizer
+def evaluate(
+    measures: Sequence["Measure"], results: dict[str, object], folder: Path, step: int
+) -> None:
+    """Adds the measures to the results, one after the other, and says which are left out.
+
+    The files and the table hold all that was computed, also if a later measure fails.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    from vae_lightning.evaluation.needs import LeftOut
+
+    left_out: dict[str, list[str]] = {}  # reason -> names
+    try:
+        with SummaryWriter(str(folder / "tensorboard")) as writer:
+            for measure in measures:
+                try:
+                    found = measure.compute()
+                except LeftOut as reason:
+                    left_out.setdefault(str(reason), []).extend(measure.names)
+                    continue
+                for name, value in found.items():
+                    if isinstance(value, LeftOut):
+                        left_out.setdefault(str(value), []).append(name)
+                    else:
+                        results[name] = value
+                        writer.add_scalar(f"evaluation/{name}", value, step)
+                write_json(folder / "evaluation.json", results)
+    finally:  # a full disk may have refused the files
+        print(tables.pairs(results))
+        for reason, names in left_out.items():
+            log.warning("left out: %s (%s)", ", ".join(names), reason)
+
+
+def list_measures(cfg: DictConfig, run: "Run") -> list["Measure"]:
+    """Returns what is measured on all test images, in order; NLL and terms in nats per image.
+
+    Raises ConfigError for an option that the run does not allow.
+    """
+    from vae_lightning.evaluation.measures import Measure, Measures
+
+    module, data = run.module, run.data
+    other = other_data(cfg, run)
+    measures = Measures(module, data, cfg.pixels)
+    listed = [
+        Measure(("neg_elbo", "recon", "kl"), lambda: test_terms(run)),
+        Measure(("nll",), lambda: measure_likelihood(cfg, run, other)),
+        *measures.of_latents(),
+        *measures.of_images(with_mixture=cfg.sample_prior == "gmm"),
+    ]
+    if cfg.method == "ais":
+        if not module.encoder.has_marginals:
+            raise ConfigError("method=ais: requires posterior=diagonal_normal or full_normal")
+        sizes = (cfg.ais.images, cfg.ais.steps, cfg.ais.chains)
+        listed.append(Measure(("ais_nll",), lambda: measures.annealed(*sizes)))
+    return listed
+
+
+def test_terms(run: "Run") -> dict[str, float]:
+    """Returns the terms of the bound, from the code and the noise of the test after training."""
     from vae_lightning.training.trainer import build_tester
 
     module, data = run.module, run.data
-    # the same code and noise as the test at the end of training
     (terms,) = build_tester(run.cfg).test(module, data, verbose=False)
     module.eval().to(data.images["test"].device)
+    return {name: terms[f"test/{name}"] for name in ("neg_elbo", "recon", "kl")}
+
+
+def measure_likelihood(cfg: DictConfig, run: "Run", other: "ImageData | None") -> "Values":
+    """Returns -log p(x) of all test images, and how well it tells other images apart."""
+    from vae_lightning.compile.onednn import products
+    from vae_lightning.evaluation.likelihood import log_likelihoods
+    from vae_lightning.evaluation.needs import standard_error
+    from vae_lightning.evaluation.outliers import separate
+    from vae_lightning.training.summary import log_normalizer
+
+    module, data = run.module, run.data
     hidden = not sys.stderr.isatty()
-    other = other_data(cfg, run)
     total = (data.images_in("test") + (other.images_in("test") if other else 0)) * cfg.samples
     on_cpu = data.images["test"].device.type == "cpu"
     is_worthwhile = total >= MIN_SAMPLES_TO_COMPILE
@@ -109,19 +167,9 @@ def measure(cfg: DictConfig, run: "Run") -> dict[str, float | int]:
     name = "nll" if module.decoder.is_normalized else "gray_cross_entropy"
     return {
         name: float(nll.mean()),
-        f"{name}_se": float(nll.std() / len(nll) ** 0.5),
+        f"{name}_se": standard_error(nll),
         "log_normalizer": log_normalizer(module),
-        **{name: terms[f"test/{name}"] for name in ("neg_elbo", "recon", "kl")},
-        **measure_latents(module, data),
         **apart,
-        **measure_samples(
-            module,
-            data,
-            cfg.pixels,
-            fit_mixture(module, data) if cfg.sample_prior == "gmm" else None,
-        ),
-        **(measure_factors_of(module, data) if data.factors else {}),
-        **(anneal(cfg, run) if cfg.method == "ais" else {}),
     }
 
 
@@ -139,33 +187,6 @@ def other_data(cfg: DictConfig, run: "Run") -> "ImageData | None":
             f"against={cfg.against}: requires model.conditional=false and likelihood.gray=false"
         )
     return other_images(run.cfg, cfg.against)
-
-
-def measure_factors_of(module: "VAE", data: "ImageData") -> dict[str, float]:
-    """Returns the measures of disentanglement on the test images."""
-    from vae_lightning.evaluation.disentanglement import measure_factors
-    from vae_lightning.evaluation.latents import posterior_means
-
-    codes = posterior_means(module, data, "test").cpu()
-    return measure_factors(codes, data.factors["test"])
-
-
-def anneal(cfg: DictConfig, run: "Run") -> dict[str, float | int]:
-    """Returns what annealed importance sampling says of some test images and of simulated ones."""
-    from vae_lightning.evaluation import ais
-
-    images = min(cfg.ais.images, run.data.images_in("test"))
-    x, condition = run.data.inputs("test", slice(images))
-    sizes = (cfg.ais.steps, cfg.ais.chains, condition)
-    nll = -ais.log_p(run.module, x, *sizes)
-    bounds = ais.simulated_bounds(run.module, images, *sizes)
-    return {
-        "ais_images": images,
-        "ais_nll": float(nll.mean()),
-        "ais_nll_se": float(nll.std() / images**0.5),
-        "simulated_log_p_lower": float(bounds.lower.mean()),
-        "simulated_log_p_upper": float(bounds.upper.mean()),
-    }
 
 
 if __name__ == "__main__":

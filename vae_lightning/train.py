@@ -5,6 +5,7 @@ Composes and checks the configuration, trains and tests the model, and prints th
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from vae_lightning.checks.errors import ConfigError
@@ -14,6 +15,7 @@ from vae_lightning.cli.help import describe_groups, describe_options, help_page
 from vae_lightning.config import options
 from vae_lightning.config.compose import compose, default_choices, search_path
 from vae_lightning.config.environment import is_started_process
+from vae_lightning.runs.from_config import check_typed, expanded, key_of, named_run
 from vae_lightning.runs.start import join, resume, start
 from vae_lightning.sweeps.plan import SWEEP_MODE
 from vae_lightning.sweeps.start import list_jobs, start_sweep
@@ -45,6 +47,11 @@ def main() -> None:
             return
         argv = sys.argv[1:]
         args = arguments.parse(argv)
+        check_resumes_alone(args.overrides)
+        if not args.help and named_run(args.overrides):
+            flags = [word for word in argv if word not in args.overrides]
+            args.overrides = expanded(args.overrides, args.config_dir)
+            argv = [*flags, *args.overrides]
         if args.help:
             print(help_text())
         elif args.multirun and args.cfg:
@@ -81,6 +88,14 @@ def start_or_resume(args: argparse.Namespace, stop: StopSignals) -> None:
         start_new(args, stop)
 
 
+def check_resumes_alone(words: Sequence[str]) -> None:
+    """Raises ConfigError if a run that continues is also told how to start."""
+    if any(resumed_run(word) for word in words):
+        for word in words:
+            if key_of(word) in ("init_from", "from_config"):
+                raise ConfigError(f"{word}: must not be given with resume; only a new run takes it")
+
+
 def resumed_run(override: str) -> str | None:
     """Returns the run that an override continues, if it does: resume=RUN, also with + or ++."""
     key, _, value = override.partition("=")
@@ -90,6 +105,7 @@ def resumed_run(override: str) -> str | None:
 def start_new(args: argparse.Namespace, stop: StopSignals) -> None:
     """Starts a new run, or the sweep or resumed run that a file of the configuration asks for."""
     cfg = compose("config", [*search_path(args.config_dir), *args.overrides])
+    check_typed(cfg, args.overrides)
     if cfg.resume is not None:  # the file of an experiment says so
         others = [word for word in args.overrides if not word.startswith("experiment=")]
         resume(Path(cfg.resume), others, stop)

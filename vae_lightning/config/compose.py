@@ -19,7 +19,10 @@ PACKAGE = Path(__file__).resolve().parent.parent
 # in an installed wheel the folder is inside the package, in a checkout it is next to the package
 CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
 # options whose values are paths
-PATH_KEYS = ("run", "resume", "status", "output", "data.root", "hydra.run.dir", "hydra.sweep.dir")
+PATH_KEYS = (
+    *("run", "resume", "status", "init_from", "from_config", "output"),
+    *("data.root", "hydra.run.dir", "hydra.sweep.dir"),
+)
 # groups that say what is trained and how; the others say on what, where, and what is drawn
 TRAINING_GROUPS = (
     "model",
@@ -69,10 +72,15 @@ def literal_path(override: str) -> str:
         return override
     if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
         return override
+    return f"{key}{equals}{quoted(value)}"
+
+
+def quoted(text: str) -> str:
+    """Returns a text in quotes, which Hydra takes literally."""
     # a quote and the start of an interpolation are escaped, and backslashes before them are doubled
-    quoted = re.sub(r"(\\*)('|\$\{)", r"\1\1\\\2", value)
-    quoted = re.sub(r"(\\+)$", r"\1\1", quoted)
-    return f"{key}{equals}'{quoted}'"
+    escaped = re.sub(r"(\\*)('|\$\{)", r"\1\1\\\2", text)
+    escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
+    return f"'{escaped}'"
 
 
 def describe_group_error(overrides: Iterable[str]) -> str:

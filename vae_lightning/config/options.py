@@ -39,6 +39,8 @@ SECTIONS = (
     "experiment",
     "seed",
     "resume",
+    "init_from",
+    "from_config",
     "trust",
 )
 NULL = Choice((None,))
@@ -107,6 +109,14 @@ GENERAL_OPTIONS: dict[str, Option] = {
     "seed": Option(
         "seed of all random numbers; null draws one and records it",
         AnyOf((SEEDS, NULL)),
+    ),
+    "init_from": Option(
+        "run folder, or .safetensors file, from whose weights the run starts",
+        AnyOf((Text("a path"), NULL)),
+    ),
+    "from_config": Option(
+        "run folder whose configuration the run uses; other options that are given change it",
+        AnyOf((Text("a path"), NULL)),
     ),
     "trust": Option("whether a stored configuration may name classes of other packages", Boolean()),
 }
@@ -287,6 +297,9 @@ def settle(cfg: DictConfig) -> None:
         cfg.seed = secrets.randbelow(2**32)
     cfg.data.root = str(Path(cfg.data.root).expanduser().resolve())
     name_data(cfg)
+    for key in ("init_from", "from_config"):
+        if cfg[key] is not None:
+            cfg[key] = str(Path(cfg[key]).expanduser().resolve())
 
 
 def name_data(cfg: DictConfig) -> None:
@@ -304,3 +317,8 @@ def name_data(cfg: DictConfig) -> None:
         target = data.dataset["_target_"]
         is_own = target.startswith("vae_lightning.")
         data.name = Path(data.root).stem if is_own else target.rpartition(".")[2].lower()
+
+
+def may_name_any_class(cfg: DictConfig) -> bool:
+    """Whether a composed configuration comes from the user, unlike that of another run."""
+    return cfg.trust or cfg.from_config is None

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vae_lightning import rng
-from vae_lightning.data.images import ImageData
+from vae_lightning.evaluation.batches import TrainingImages, at_once, split_images
+from vae_lightning.networks import UNCONDITIONAL
 from vae_lightning.storage.files import atomic_write
 
 FEATURES, EPOCHS, BATCH = 64, 3, 128
@@ -51,18 +52,18 @@ def cache_file(images: Tensor, labels: Tensor) -> Path:
     )
     digest = hashlib.sha256(recipe.encode())
     for values in (images, labels):
-        digest.update(values.cpu().numpy().tobytes())
+        for part in values.split(10_000):
+            digest.update(part.cpu().numpy().tobytes())
     root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     return root / "vae_lightning" / f"classifier-{digest.hexdigest()[:16]}.pt"
 
 
-def classifier(data: ImageData, device: torch.device) -> Classifier:
-    """Returns the classifier of the training images, in evaluation mode.
+def classifier(training: TrainingImages, device: torch.device) -> Classifier:
+    """Returns the classifier of training images with labels from 0 on, in evaluation mode.
 
     It is loaded from the cache, or trained if it is not there (about ten seconds on two cores).
     """
-    images = data.evaluation_images("train").to(device)
-    labels = data.labels["train"].to(device)
+    images, labels = training.images.to(device), training.labels.to(device)
     path = cache_file(images, labels)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -88,17 +89,22 @@ def train(model: Classifier, images: Tensor, labels: Tensor) -> None:
             optimizer.step()
 
 
+@torch.no_grad()
 def accuracy(model: Classifier, images: Tensor, labels: Tensor) -> float:
     """Returns the accuracy of the classifier on uint8 images (N, C, H, W) and labels (N,)."""
-    with torch.no_grad():
-        correct = [
-            (model(part.float() / 255).argmax(-1) == target).sum()
-            for part, target in zip(images.split(1000), labels.split(1000), strict=True)
-        ]
+    correct = [
+        (model(x).argmax(-1) == labels[index]).sum()
+        for index, x, _ in split_images(images, UNCONDITIONAL, 1000)
+    ]
     return float(sum(correct)) / len(images)
 
 
+@torch.no_grad()
 def features_of(model: Classifier, images: Tensor) -> Tensor:
-    """Returns the features (N, F) of images (N, C, H, W) in [0, 1], float64 on the CPU."""
-    with torch.no_grad():
-        return torch.cat([model.features(part).double().cpu() for part in images.split(1000)])
+    """Returns the features (N, F) of uint8 images, or of images in [0, 1], (N, C, H, W).
+
+    They are float64 on the CPU.
+    """
+    parts = images.split(at_once(images, 1000))
+    inputs = (part.float() / 255 if part.dtype == torch.uint8 else part for part in parts)
+    return torch.cat([model.features(x).double().cpu() for x in inputs])

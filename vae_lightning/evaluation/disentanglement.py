@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from vae_lightning import rng
+from vae_lightning.evaluation.batches import MOST_IMAGES
+from vae_lightning.evaluation.needs import LeftOut, need_images
 
 BINS = 20  # of a latent dimension, to estimate its mutual information with a factor
+LEAST_IMAGES = 10  # a fifth of them measures the predictors
 TREES = 100  # of the random forests of DCI
 TRAINED = 0.8  # share of the images on which a predictor is trained; the rest measures it
 BATCH, VOTES = 64, 800  # of the FactorVAE score: images of a batch, batches
@@ -21,9 +24,16 @@ PRUNED = 0.05  # latent dimensions of a smaller relative variance get no vote
 def measure_factors(codes: Tensor, factors: Tensor) -> dict[str, float]:
     """Returns all measures of posterior means (N, L) and factors (N, F), integers from 0 on.
 
-    Factors with a single value are left out.
+    Factors with a single value are left out. Of more than MOST_IMAGES images, a random part is
+    used, always the same one. Raises LeftOut for fewer than LEAST_IMAGES and if no factor varies.
     """
+    need_images(len(codes), LEAST_IMAGES, "test")
+    if len(codes) > MOST_IMAGES:
+        order = torch.randperm(len(codes), generator=rng.generator("cpu", 0, "factors"))
+        codes, factors = codes[order[:MOST_IMAGES]], factors[order[:MOST_IMAGES]]
     varied = factors[:, [len(column.unique()) > 1 for column in factors.T]]
+    if not varied.shape[1]:
+        raise LeftOut("requires a factor with different values")
     information = mutual_information(codes, varied)
     return {
         "mig": mutual_information_gap(information, varied),

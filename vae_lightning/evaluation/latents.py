@@ -19,10 +19,13 @@ from vae_lightning.distributions import (
     StandardNormal,
     kl_to_standard_normal,
 )
-from vae_lightning.evaluation.batches import batches
+from vae_lightning.evaluation.batches import TrainingImages, batches, split_images
+from vae_lightning.evaluation.needs import need_images
 from vae_lightning.training.module import EVALUATION_SEED, VAE
 
-CHUNK = 500  # samples per chunk; each is evaluated under all N posteriors
+# samples per chunk; each is evaluated under all N posteriors, of which there are up to 10,000
+CHUNK, POSTERIORS = 500, 10_000
+NEIGHBORS = 5
 STD_SAMPLES = 256  # draws that estimate the std of a flow posterior, with an error of about 4 %
 ACTIVE_VARIANCE = 0.01  # Burda et al. 2016, https://arxiv.org/abs/1509.00519
 
@@ -71,8 +74,10 @@ def mixture_log_prob(components: DiagonalNormal | FullNormal, z: Tensor) -> Tens
 
     It is computed in float64.
     """
-    parts = [components.cross_log_prob(part).double().logsumexp(-1) for part in z.split(CHUNK)]
-    return torch.cat(parts) - math.log(len(components.mean))
+    count = len(components.mean)
+    chunk = max(1, min(CHUNK, CHUNK * POSTERIORS // count))
+    parts = [components.cross_log_prob(part).double().logsumexp(-1) for part in z.split(chunk)]
+    return torch.cat(parts) - math.log(count)
 
 
 def linear_probe(train: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor) -> float:
@@ -86,11 +91,15 @@ def linear_probe(train: Tensor, labels: Tensor, test: Tensor, test_labels: Tenso
 
 
 def nearest_neighbors(
-    train: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor, neighbors: int = 5
+    train: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor, neighbors: int = NEIGHBORS
 ) -> float:
-    """Returns the test accuracy of k-nearest neighbors on posterior means (N, L), k = neighbors."""
+    """Returns the test accuracy of k-nearest neighbors on posterior means (N, L), k = neighbors.
+
+    Raises LeftOut if there are fewer than k training images.
+    """
     from sklearn.neighbors import KNeighborsClassifier
 
+    need_images(len(train), neighbors, "training")
     model = KNeighborsClassifier(neighbors)
     return float(model.fit(train.numpy(), labels.numpy()).score(test.numpy(), test_labels.numpy()))
 
@@ -108,6 +117,13 @@ def posterior_means(module: VAE, data: ImageData, split: str) -> Tensor:
     """Returns E[z|x] of all images of a split, (N, L)."""
     parts = [module.encoder(x, condition).mean for _, x, condition in batches(data, split, 1000)]
     return torch.cat(parts)
+
+
+@torch.no_grad()
+def training_means(module: VAE, training: TrainingImages) -> Tensor:
+    """Returns E[z|x] of training images, (N, L)."""
+    parts = split_images(training.images, training.condition, 1000)
+    return torch.cat([module.encoder(x, condition).mean for _, x, condition in parts])
 
 
 class Moments(NamedTuple):
@@ -145,32 +161,26 @@ def information_per_dim(posterior: Posterior, prior: Prior) -> Tensor:
     return 0.5 * torch.log1p(mean.var(0, correction=0) / std.square().mean(0))
 
 
+@torch.no_grad()
 def measure_latents(module: VAE, data: ImageData) -> dict[str, float | int]:
     """Returns the measures of the latents on the test images.
 
-    They are the number of active units, the mutual information, the marginal KL and the total
-    correlation in nats, and the test accuracy of two classifiers of posterior means. Those in nats
-    are left out for a flow posterior, because they would require latent_dim passes for each pair of
-    images.
+    They are the number of active units, and the mutual information, the marginal KL and the total
+    correlation in nats. Those in nats are left out for a flow posterior, because they would require
+    latent_dim passes for each pair of images. Raises LeftOut for a single image.
     """
-    with torch.no_grad():
-        posteriors = [
-            module.encoder(x, condition) for _, x, condition in batches(data, "test", 1000)
-        ]
-        means = torch.cat([posterior.mean for posterior in posteriors])
-        train = posterior_means(module, data, "train")
-        found: dict[str, float | int] = {"active_units": active_units(means)}
-        if posteriors[0].marginals() is not None:
-            posterior = concatenate(posteriors)
-            noise = rng.normal((1, *means.shape), "cpu", EVALUATION_SEED, "surgery").to(means)
-            z = posterior.transform(noise)[0]
-            parts = surgery(posterior, module.prior(module.encoder), z)
-            found |= {"mutual_information": parts.information, "marginal_kl": parts.marginal_kl}
-            found["total_correlation"] = total_correlation(posterior, z)
-            found["log_n"] = math.log(len(means))  # upper bound of the mutual information
-    labeled = (train.cpu(), data.labels["train"].cpu(), means.cpu(), data.labels["test"].cpu())
-    found["linear_probe_accuracy"] = linear_probe(*labeled)
-    found["nearest_neighbors_accuracy"] = nearest_neighbors(*labeled)
+    need_images(data.images_in("test"), 2, "test")
+    posteriors = [module.encoder(x, condition) for _, x, condition in batches(data, "test", 1000)]
+    means = torch.cat([posterior.mean for posterior in posteriors])
+    found: dict[str, float | int] = {"active_units": active_units(means)}
+    if posteriors[0].marginals() is not None:
+        posterior = concatenate(posteriors)
+        noise = rng.normal((1, *means.shape), "cpu", EVALUATION_SEED, "surgery").to(means)
+        z = posterior.transform(noise)[0]
+        parts = surgery(posterior, module.prior(module.encoder), z)
+        found |= {"mutual_information": parts.information, "marginal_kl": parts.marginal_kl}
+        found["total_correlation"] = total_correlation(posterior, z)
+        found["log_n"] = math.log(len(means))  # upper bound of the mutual information
     return found
 
 

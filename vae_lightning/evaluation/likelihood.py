@@ -22,7 +22,12 @@ log = logging.getLogger(__name__)
 
 SAMPLES_PER_STREAM = 500  # each image draws this many samples from one random stream
 # Images times samples that are decoded at once. Decoding is twice as fast if they fit into a cache.
-DECODED_AT_ONCE = 2_500
+DECODED_AT_ONCE, DECODED_PIXELS = 2_500, 784  # of images with so many values; fewer of larger ones
+
+
+def decoded_at_once(x: Tensor) -> int:
+    """Returns how many images times samples are decoded at once for images x (B, C, H, W)."""
+    return max(BATCH, DECODED_AT_ONCE * DECODED_PIXELS // max(DECODED_PIXELS, x[0].numel()))
 
 
 class LogWeights(nn.Module):
@@ -44,7 +49,7 @@ class LogWeights(nn.Module):
 
 
 def compiled(module: VAE, x: Tensor, condition: Condition) -> graphs.Graph | None:
-    """Returns ``LogWeights`` as one graph, for BATCH images and DECODED_AT_ONCE // BATCH samples.
+    """Returns ``LogWeights`` as one graph, for BATCH images and decoded_at_once // BATCH samples.
 
     Returns None and logs the reason if the module cannot be compiled.
     """
@@ -64,7 +69,7 @@ def compiled(module: VAE, x: Tensor, condition: Condition) -> graphs.Graph | Non
 
         return function
 
-    noise = x.new_zeros(DECODED_AT_ONCE // BATCH, BATCH, module.latent_dim)
+    noise = x.new_zeros(decoded_at_once(x) // BATCH, BATCH, module.latent_dim)
     inputs = [*held.values(), x, noise, *condition.tensors()]
     try:
         with torch.no_grad():
@@ -81,7 +86,7 @@ def log_likelihood(
     index: Tensor,
     samples: int,
     condition: Condition = UNCONDITIONAL,
-    rows: int = DECODED_AT_ONCE,
+    rows: int | None = None,
     done: Callable[[int], object] = lambda _: None,
     graph: graphs.Graph | None = None,
 ) -> Tensor:
@@ -98,7 +103,8 @@ def log_likelihood(
         index: positions of the images in the split (B,), which select their noise.
         samples: the number of samples K.
         condition: the labels of a conditional model.
-        rows: bounds the memory: at most this many images times samples are decoded at once.
+        rows: bounds the memory: at most this many images times samples are decoded at once; None:
+            ``decoded_at_once``.
         done: is called after each chunk with the number of its samples.
         graph: the result of ``compiled``; used for chunks with the shape that it was compiled for.
     """
@@ -106,12 +112,12 @@ def log_likelihood(
         posterior, prior = module.encoder(x, condition), module.prior(module.encoder)
         normalizer = module.decoder(posterior.mean[None], condition).log_normalizer
         total = torch.full((len(x),), -torch.inf, dtype=torch.float64)
-        at_once = max(1, rows // len(x))
+        at_once = max(1, (rows or decoded_at_once(x)) // len(x))
         for block in range(-(-samples // SAMPLES_PER_STREAM)):
             count = min(SAMPLES_PER_STREAM, samples - block * SAMPLES_PER_STREAM)
             noise = image_noise(index, count, module.latent_dim, block).to(x)
             for eps in noise.split(at_once):
-                if graph is not None and eps.shape[:2] == (DECODED_AT_ONCE // BATCH, BATCH):
+                if graph is not None and eps.shape[:2] == (decoded_at_once(x) // BATCH, BATCH):
                     (log_weights,) = graph(x, eps, *condition.tensors())
                 else:
                     z = posterior.transform(eps)

@@ -10,7 +10,7 @@ import torch
 from vae_lightning import rng
 from vae_lightning.data.images import ImageData
 from vae_lightning.distributions import FullNormal, Mixture
-from vae_lightning.evaluation.batches import batches
+from vae_lightning.evaluation.batches import split_images, training_images
 from vae_lightning.training.module import EVALUATION_SEED, VAE
 
 COMPONENTS = 10  # as in the paper
@@ -25,13 +25,13 @@ def fit_mixture(module: VAE, data: ImageData) -> Mixture:
     """
     from sklearn.mixture import GaussianMixture
 
+    images, _, condition = training_images(data)
+    chosen = images[:MOST_CODES]
     codes = []
-    for number, (_, x, condition) in enumerate(batches(data, "train", 1000)):
-        if number * 1000 >= MOST_CODES:
-            break
+    for number, (_, x, labels) in enumerate(split_images(chosen, condition, 1000)):
         shape = (1, len(x), module.latent_dim)
         noise = rng.normal(shape, "cpu", EVALUATION_SEED, "mixture", number).to(x)
-        codes.append(module.encoder(x, condition).transform(noise)[0])
+        codes.append(module.encoder(x, labels).transform(noise)[0])
     z = torch.cat(codes).double().cpu()
     count = min(COMPONENTS, len(z))
     fitted = GaussianMixture(count, covariance_type="full", random_state=0).fit(z.numpy())

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.data.images import image_data
 from vae_lightning.distributions import kl_to_standard_normal
+from vae_lightning.evaluation.batches import at_once
 from vae_lightning.objectives import ELBO
 from vae_lightning.training.callbacks.checked import CheckedCallback
 from vae_lightning.training.module import VAE
@@ -45,7 +46,7 @@ def moments(images: Tensor) -> tuple[Tensor, Tensor]:
     flat = images.flatten(1)
     total = torch.zeros(flat.shape[1], dtype=torch.float64, device=flat.device)
     second = torch.zeros(flat.shape[1], flat.shape[1], dtype=torch.float64, device=flat.device)
-    for part in flat.split(10_000):
+    for part in flat.split(at_once(images, 10_000)):
         x = part.double() / 255
         total += x.sum(0)
         second += x.T @ x
@@ -84,7 +85,7 @@ def closed_form_terms(model: LinearVAE, images: Tensor) -> tuple[float, float]:
     """
     spread = (model.std.square() * model.decoder.square().sum(0)).sum()
     recon = kl = 0.0
-    for part in images.flatten(1).split(10_000):
+    for part in images.flatten(1).split(at_once(images, 10_000)):
         x = part.double() / 255
         mean = x @ model.encoder.T + model.offset
         recon += float((x - mean @ model.decoder.T - model.bias).square().sum() + spread * len(x))

@@ -204,8 +204,12 @@ class Viewer:
         )
 
     def latents(self, projection: str = "pca", count: int = 2000) -> Scatter:
-        """Draws posterior means by label; more than two dimensions are projected onto a plane."""
+        """Draws posterior means by label; more than two dimensions are projected onto a plane.
+
+        Labels that are no integers are rounded.
+        """
         means, labels = self.posterior.mean[:count].double().cpu(), self.labels[:count].cpu()
+        labels = labels.round().long() if labels.is_floating_point() else labels
         title, axes = "Posterior means E[z|x]", ("z0", "z1")
         if self.module.latent_dim == 1:
             means, axes = torch.cat([means, torch.zeros_like(means)], dim=1), ("z0", "")

@@ -6,12 +6,12 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from vae_lightning.checks.errors import ConfigError
-from vae_lightning.config.optional import EXPORT_PACKAGES, require_packages
 from vae_lightning.runs.build import build
 from vae_lightning.runs.run import Run
 from vae_lightning.runs.untrusted import read_config
 from vae_lightning.storage.files import write_bytes
 from vae_lightning.storage.run_folder import of_run
+from vae_lightning.training.checkpoint import read_safetensors_file
 from vae_lightning.version import __version__
 
 
@@ -40,20 +40,7 @@ def read_safetensors(path: Path, trust: bool) -> Run:
     Raises ConfigError, with a one-line message, if the file is missing, damaged or was written by
     another program.
     """
-    require_packages(f"run={path}", EXPORT_PACKAGES["safetensors"])
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise ConfigError(
-            f"run={path}: must be a run folder or a .safetensors file that export wrote"
-        )
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except SafetensorError as error:
-        advice = "write it again with export run=RUN format=safetensors"
-        raise ConfigError(f"run={path}: is damaged ({error}); {advice}") from error
+    state, metadata = read_safetensors_file(path, f"run={path}")
     if not {"config", "checkpoint", "step"} <= set(metadata):
         raise ConfigError(
             f"run={path}: must be a file that export wrote (it contains no configuration)"

@@ -21,7 +21,8 @@ from vae_lightning.config.environment import (
     is_requeued,
     rank,
 )
-from vae_lightning.runs.stored import CONFIG, read_stored
+from vae_lightning.runs.stored import CONFIG, read_stored, require_run
+from vae_lightning.runs.untrusted import check_links
 from vae_lightning.storage import run_folder
 from vae_lightning.training.signals import IgnoredSignals, StopSignals
 
@@ -33,12 +34,13 @@ def start(
     options.check(cfg)
     if cfg.accelerator.num_nodes > 1:
         check_nodes(cfg, is_folder_given)
-    options.settle(cfg)
-    cfg.trust = True  # the configuration comes from the user, so it may name the user's classes
     path = Path(cfg.hydra.run.dir)
     if is_folder_given and is_requeued() and (path / CONFIG).is_file():
         resume(path, overrides, stop)
         return
+    check_initial(cfg)
+    options.settle(cfg)
+    cfg.trust = options.may_name_any_class(cfg)
     # only rank 0 creates the folder
     folder = (
         nullcontext(path.resolve())
@@ -46,6 +48,23 @@ def start(
         else run_folder.new_folder(path, exclusive=not is_folder_given)
     )
     run(cfg, folder, stop, overrides)
+
+
+def check_initial(cfg: DictConfig) -> None:
+    """Raises ConfigError if init_from names no weights."""
+    if cfg.init_from is None:
+        return
+    path, key = Path(cfg.init_from).expanduser(), "init_from"
+    if path.suffix == ".safetensors":
+        if not path.is_file():
+            raise ConfigError(f"{key}={path}: must be a run folder or a .safetensors file")
+        return
+    require_run(path, key)
+    check_links(path, key)
+    if not (path / run_folder.BEST).is_file():
+        raise ConfigError(
+            f"{key}={path}: must have {run_folder.BEST}, which its first epoch writes"
+        )
 
 
 def check_nodes(cfg: DictConfig, is_folder_given: bool) -> None:

@@ -17,6 +17,7 @@ from vae_lightning.storage.lock import LOCK, claim
 
 LAST = Path("checkpoints", "last.ckpt")
 BEST = Path("checkpoints", "best.ckpt")
+HYDRA = Path(".hydra", "hydra.yaml")
 ENVIRONMENT = Path("environment.json")
 UNCOMMITTED = Path("uncommitted.patch")
 # numbers of metrics.csv, and of metrics.json, that a clock measures
@@ -128,12 +129,12 @@ def write_overrides(run: Path, cfg: DictConfig, overrides: Sequence[str]) -> Non
     text = OmegaConf.to_yaml(OmegaConf.create(list(overrides)))
     write_text(run / ".hydra" / "overrides.yaml", text)
     hydra = OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, "hydra"))
-    write_text(run / ".hydra" / "hydra.yaml", hydra)
+    write_text(run / HYDRA, hydra)
 
 
 def read_choices(run: Path) -> dict[str, str]:
     """Group -> the option that was chosen, from .hydra/hydra.yaml; empty if that is not there."""
-    path = run / ".hydra" / "hydra.yaml"
+    path = run / HYDRA
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     content = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # C takes a tenth
     for key in ("hydra", "runtime", "choices"):

@@ -11,6 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from vae_lightning.checks.errors import ConfigError, show
 from vae_lightning.config import options
 from vae_lightning.config.compose import choices, compose, leaves, search_path
+from vae_lightning.runs.from_config import check_typed
+from vae_lightning.runs.start import check_initial
 from vae_lightning.runs.untrusted import check_plain, check_size, own_mirrors
 from vae_lightning.storage.files import write_text
 from vae_lightning.storage.run_folder import of_run
@@ -194,10 +196,12 @@ def configuration(job: Job, plan: Plan, trust: bool = True) -> DictConfig:
                 "accelerator=multi_node: must not be part of a sweep;"
                 " start each run by torchrun or srun"
             )
+        check_typed(cfg, job.overrides)
         options.check(cfg)
+        check_initial(cfg)
     except ConfigError as error:
         raise named(error, job.swept, plan.fixed, plan.config_dir) from error
-    cfg.trust = trust
+    cfg.trust = trust and options.may_name_any_class(cfg)
     if not trust:
         cfg.data.mirrors = own_mirrors(str(cfg.data.name))
     return cfg

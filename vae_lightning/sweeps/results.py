@@ -26,7 +26,16 @@ SCORES = (
     "latents/active_units",
 )
 RANKED_BY = ("val/neg_elbo", "train/neg_elbo")  # lower is better; the first one that all jobs have
-UNCOMPARED = ("hydra.", "hydra/", "data.root", "trust", "accelerator", "launcher", "sweep.")
+UNCOMPARED = (
+    "hydra.",
+    "hydra/",
+    "data.root",
+    "trust",
+    "from_config",
+    "accelerator",
+    "launcher",
+    "sweep.",
+)
 BEST = "best"  # link in a sweep folder
 
 

@@ -11,6 +11,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
 
 from vae_lightning.checks.errors import ConfigError
+from vae_lightning.config.optional import EXPORT_PACKAGES, require_packages
 from vae_lightning.storage.run_folder import BEST, LAST
 
 CHECKPOINTS = 3  # last.ckpt, best.ckpt, and the one that is being written
@@ -107,6 +108,27 @@ def read_checkpoint(path: Path, source: str) -> StoredCheckpoint:
             "it has no state_dict or no global_step"
         )
     return stored  # pyright: ignore[reportReturnType] - torch.load declares no keys
+
+
+def read_safetensors_file(path: Path, source: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Reads the tensors and the metadata of a .safetensors file.
+
+    Raises ConfigError, with ``source``, if the file is missing or damaged.
+    """
+    require_packages(source, EXPORT_PACKAGES["safetensors"])
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise ConfigError(
+            f"{source}: must be a run folder or a .safetensors file that export wrote"
+        )
+    try:
+        with safe_open(path, "pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            return state, file.metadata() or {}
+    except SafetensorError as error:
+        advice = "write it again with export run=RUN format=safetensors"
+        raise ConfigError(f"{source}: is damaged ({error}); {advice}") from error
 
 
 def saved_progress(run: Path, recorder: str) -> SavedProgress:

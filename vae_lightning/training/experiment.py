@@ -32,6 +32,7 @@ from vae_lightning.training.checkpoint import (
 )
 from vae_lightning.training.final_table import final_table
 from vae_lightning.training.finite import locate
+from vae_lightning.training.initial_weights import InitialWeights, start_from_weights
 from vae_lightning.training.module import VAE
 from vae_lightning.training.processes import is_connection_error
 from vae_lightning.training.provenance import write_provenance
@@ -53,6 +54,7 @@ class Parts(NamedTuple):
     recorder: Recorder
     run: Path
     saved: SavedProgress  # of a run that continues
+    initial: InitialWeights | None  # of another run
 
 
 class Result(NamedTuple):
@@ -115,9 +117,11 @@ def begin(cfg: DictConfig, parts: Parts, resumes: bool) -> None:
     """Writes what the run depends on, and says what it trains on."""
     run = parts.run
     run_folder.write_config(run, cfg)
-    write_provenance(run)
+    write_provenance(run, parts.initial.record() if parts.initial else None)
     log.info("data: %s", summary.describe_data(cfg, parts.data))
     log.info("KL: %s", summary.describe_kl(parts.module, parts.data))
+    if parts.initial:
+        log.info("init_from: %s", parts.initial.line)
     if resumes:
         files.remove_temporary(run)
         tensorboard.remove_end(run)
@@ -140,7 +144,10 @@ def check_schedules(module: VAE, steps: int) -> None:
 def make_parts(
     cfg: DictConfig, data: ImageData, module: VAE, run: Path, stop: StopSignals, resumes: bool
 ) -> Parts:
-    """Makes the trainer; raises ConfigError if it cannot be made or last.ckpt is damaged."""
+    """Makes the trainer, and starts a new run from the weights of ``init_from``.
+
+    Raises ConfigError if that cannot be done or last.ckpt is damaged.
+    """
     recorder = Recorder(run)
     saved = saved_progress(run, recorder.state_key) if resumes else NO_PROGRESS
     callbacks = [Progress(), recorder, Interrupt(stop, recorder)]
@@ -149,7 +156,10 @@ def make_parts(
     for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue] - Lightning sets it without declaring it
         if isinstance(callback, CheckedCallback):
             callback.check(module)
-    return Parts(trainer, module, data, recorder, run, saved)
+    initial = None
+    if cfg.init_from is not None and saved.path is None:
+        initial = start_from_weights(module, Path(cfg.init_from))
+    return Parts(trainer, module, data, recorder, run, saved, initial)
 
 
 def describe_progress(saved: SavedProgress, epochs: int) -> str:
@@ -201,7 +211,7 @@ def train_and_test(
 
 def conclude(cfg: DictConfig, parts: Parts, test: dict[str, float]) -> Result:
     """Writes metrics.json and TensorBoard's last values."""
-    trainer, module, data, recorder, run, _ = parts
+    trainer, module, data, recorder, run = parts[:5]
     metrics = summary.final_metrics(
         module,
         data,

@@ -3,10 +3,12 @@
 import logging
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-from vae_lightning.storage.files import write_json, write_text
+from vae_lightning.checks.errors import ConfigError
+from vae_lightning.storage.files import read_json, write_json, write_text
 from vae_lightning.storage.run_folder import ENVIRONMENT, UNCOMMITTED
 from vae_lightning.version import __version__
 
@@ -21,13 +23,29 @@ PACKAGES = (
     "numpy",
 )
 CHECKOUT = Path(__file__).resolve().parents[2]
+INITIAL = "init_from"  # in ENVIRONMENT
 MAX_DIFFERENCE_BYTES = 1_000_000
 
 
-def write_provenance(run: Path) -> None:
-    """Writes versions, revision and machine, and what the checkout had not committed."""
+def write_provenance(run: Path, initial: Mapping[str, str] | None = None) -> None:
+    """Writes versions, revision and machine, and what the checkout had not committed.
+
+    ``initial`` says which weights the run started from; a run that continues keeps what it had
+    recorded. Raises ConfigError if a run that starts again would start from other weights.
+    """
     commit = revision()
-    content = {"versions": versions(), "revision": commit, "machine": platform.platform()}
+    content: dict[str, object] = {
+        "versions": versions(),
+        "revision": commit,
+        "machine": platform.platform(),
+    }
+    recorded = read_json(run / ENVIRONMENT).get(INITIAL)
+    if initial and recorded not in (None, initial):
+        raise ConfigError(
+            f"init_from={initial['source']}: must hold the weights from which the run first started"
+        )
+    if initial or recorded:
+        content[INITIAL] = initial or recorded
     write_json(run / ENVIRONMENT, content)
     if commit and commit.endswith("-dirty") and (difference := uncommitted()):
         write_text(run / UNCOMMITTED, difference)

@@ -32,6 +32,7 @@ UNCOMPARED_KEYS = (
     "image_shape",
     "trust",
     "resume",
+    "from_config",
     "accelerator",
     "callbacks",
     "devices",
