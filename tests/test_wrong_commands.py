@@ -30,7 +30,7 @@ WRONG_VALUES = ("-1.5", "abc_", "null", "[1,x]", "nan", "{a:1}", "true")
 VALUES_PER_OPTION = 3
 AS_PROCESSES = {
     "replay run=.": "run=",
-    "verify images=5": "images=5: requires run=RUN",
+    "verify count=5": "count=5: requires run=RUN",
     "train likelihood=gaussian data.binarization=dynamic": "likelihood=gaussian: requires gray",
     "train likelihood=laplace data.binarization=threshold": "likelihood=laplace: requires gray",
     "train likelihood=continuous_bernoulli data.binarization=fixed": "requires gray pixels",
