@@ -19,7 +19,16 @@ PACKAGE = Path(__file__).resolve().parent.parent
 # in an installed wheel the folder is inside the package, in a checkout it is next to the package
 CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
 # options whose values are paths
-PATH_KEYS = ("run", "resume", "status", "output", "data.root", "hydra.run.dir", "hydra.sweep.dir")
+PATH_KEYS = (
+    "run",
+    "resume",
+    "status",
+    "output",
+    "images",
+    "data.root",
+    "hydra.run.dir",
+    "hydra.sweep.dir",
+)
 # groups that say what is trained and how; the others say on what, where, and what is drawn
 TRAINING_GROUPS = (
     "model",
