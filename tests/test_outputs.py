@@ -170,7 +170,7 @@ def test_score_writes_the_terms_of_each_image(run: Run, capsys: pytest.CaptureFi
 
     assert do("score run=gray count=3 samples=5 output=gray.csv") == 0
     assert list(table("gray.csv")[0]) == ["index", "label", "neg_elbo", "recon", "kl"]
-    assert "there is no column nll: -log p(x) requires likelihood.gray=false" in (
+    assert "There is no column nll: -log p(x) requires likelihood.gray=false" in (
         capsys.readouterr().out
     )
 

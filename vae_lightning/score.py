@@ -46,14 +46,17 @@ def main(cfg: DictConfig) -> None:
     rows = table(chosen, found)
     write_csv(Path(output), rows)
     print(f"{output}  {chosen.description}")
+    note = ""
+    if found.nll is None:
+        note = f"There is no column nll: -log p(x) {NOT_NORMALIZED}."
+    elif constant := log_normalizer(run.module):
+        note = f"nll includes the constant of the likelihood, {constant:.4f}; neg_elbo does not."
     page = Path(output).with_suffix(".html")
-    write_text(page, unusual.page(run, chosen, rows))
+    write_text(page, unusual.page(run, chosen, rows, note))
     count, score = min(len(rows), unusual.SHOWN), unusual.score_of(rows)
     print(f"{page}  {counted(count, 'image')} with the highest {score}")
-    if found.nll is None:
-        print(f"there is no column nll: -log p(x) {NOT_NORMALIZED}")
-    elif constant := log_normalizer(run.module):
-        print(f"nll includes the constant of the likelihood, {constant:.4f}; neg_elbo does not")
+    if note:
+        print(note)
 
 
 def table(chosen: "Selection", found: "Scores") -> list[dict[str, object]]:

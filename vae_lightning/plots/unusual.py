@@ -38,8 +38,8 @@ def score_of(rows: Sequence[Mapping[str, object]]) -> str:
     return "nll" if "nll" in rows[0] else "neg_elbo"
 
 
-def page(run: Run, chosen: Selection, rows: Sequence[Mapping[str, object]]) -> str:
-    """Renders the images with the highest scores, the highest first.
+def page(run: Run, chosen: Selection, rows: Sequence[Mapping[str, object]], note: str = "") -> str:
+    """Renders the images with the highest scores, the highest first, and a note about the scores.
 
     ``rows`` holds what is known about each image of ``chosen``: ``index`` and terms in nats.
     """
@@ -54,7 +54,7 @@ def page(run: Run, chosen: Selection, rows: Sequence[Mapping[str, object]]) -> s
         lines.append(cells("td", [element(image), element(reconstruction), *values]))
     text = (
         f"{run.description}; {chosen.description}. Those with the highest {score} come first, in"
-        " nats per image."
+        f" nats per image. {note}"
     )
     return PAGE.format(title=TITLE, text=html.escape(text), rows="\n".join(lines))
 

@@ -62,18 +62,25 @@ def read_path(path: Path, shape: tuple[int, ...], key: str) -> tuple[Tensor, lis
         files = sorted(file for file in found if file.is_file() and file.name[0] != ".")
         if not files:
             raise ConfigError(f"{key}: must hold image files, but the folder has none")
-        names = [file.relative_to(path).as_posix() for file in files]
+        names = [name_of(file.relative_to(path)) for file in files]
     elif path.is_file() and path.suffix.lower() in ARRAYS:
         images = check_images(as_tensor(key, read_array(path, key)), shape, key)
-        return images, [f"{path.name}[{position}]" for position in range(len(images))]
+        return images, [
+            f"{name_of(Path(path.name))}[{position}]" for position in range(len(images))
+        ]
     elif path.is_file():
-        files, names = [path], [path.name]
+        files, names = [path], [name_of(Path(path.name))]
     else:
         raise ConfigError(
             f"{key}: must be an image, a .npy or .npz file, or a folder of images; there is none"
         )
     images = [read_file(file, shape, f"{key.partition('=')[0]}={file}") for file in files]
     return torch.stack(images).float() / 255, names
+
+
+def name_of(path: Path) -> str:
+    """Returns a path as text that can be written to a file; bytes that are no UTF-8 become ?."""
+    return path.as_posix().encode(errors="replace").decode()
 
 
 def read_array(path: Path, key: str) -> np.ndarray:

@@ -19,6 +19,7 @@ from vae_lightning.checks.errors import ConfigError
 from vae_lightning.checks.ranges import SEEDS, Integer
 from vae_lightning.data.images import ImageData
 from vae_lightning.distributions import BernoulliLikelihood, Mixture, Prior
+from vae_lightning.evaluation.batches import BATCH
 from vae_lightning.evaluation.latents import Moments, moments
 from vae_lightning.evaluation.mixture import fit_mixture
 from vae_lightning.evaluation.scores import Scores, image_scores
@@ -29,7 +30,6 @@ from vae_lightning.training.module import VAE
 from vae_lightning.training.summary import describe
 
 PRIORS = ("model", "gmm")
-BATCH = 500  # images that go through a network at once; bounds the memory, changes no result
 NOT_NORMALIZED = (
     "requires likelihood.gray=false: a Bernoulli distribution gives no probability to gray pixels"
 )
