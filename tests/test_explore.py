@@ -70,7 +70,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def page(run: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        assert command(f"run={run}", "images=60", monkeypatch=patch) == 0
+        assert command(f"run={run}", "count=60", monkeypatch=patch) == 0
     return run / "pictures" / "explore.html"
 
 
@@ -279,7 +279,7 @@ def test_strings_of_a_run_stay_strings(
             "name: digits", "name: </script><script>alert(1)</script>[[STYLE]]"
         )
     )
-    assert command(f"run={hostile}", "images=5", monkeypatch=monkeypatch) == 0
+    assert command(f"run={hostile}", "count=5", monkeypatch=monkeypatch) == 0
     text = (hostile / "pictures" / "explore.html").read_text()
     assert "<script>alert" not in text
     assert text.count("</script>") == 2
@@ -349,7 +349,7 @@ def test_an_unknown_likelihood_is_named() -> None:
     [
         ([], "run: must be given"),
         (["run=nowhere"], "run=nowhere: must be a run folder"),
-        (["run=nowhere", "images=0"], "images=0: must be an integer >= 1"),
+        (["run=nowhere", "count=0"], "count=0: must be an integer >= 1"),
         (["run=nowhere", "output=a.png"], "output=a.png: must be a file that ends in .html"),
         (["run=nowhere", "outptu=a.html"], "outptu: no such key; did you mean output?"),
         (["run=nowhere", "checkpoint=first"], "checkpoint=first: must be best or last"),

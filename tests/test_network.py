@@ -32,7 +32,7 @@ def test_a_run_and_the_commands_that_read_it_use_no_sockets(
     for words in (
         ("train", *SIZES, "trainer.max_epochs=1", "hydra.run.dir=run"),
         ("pictures", "run=run", "kind=samples"),
-        ("explore", "run=run", "images=20"),
+        ("explore", "run=run", "count=20"),
     ):
         done = subprocess.run(
             [sys.executable, "-c", FORBID_SOCKETS, *words],

@@ -140,7 +140,8 @@ def test_images_may_be_bytes_or_fractions_and_have_no_channel() -> None:
             r"^x: must be uint8 in \[0, 255\] or float in \[0, 1\], got float32 from 255 to",
         ),
         (torch.full((1, 4, 4), torch.nan), r"^x: must be uint8 in .* got float32 from nan to nan$"),
-        (torch.ones(1, 4, 4, dtype=torch.int64), r"^x: must be uint8 .* got int64"),
+        (torch.ones(1, 4, 4, dtype=torch.int64), r"^x: must be uint8 .* got int64 from 1 to 1$"),
+        (torch.ones(1, 4, 4, dtype=torch.uint16), r"^x: must be uint8 .* got uint16 from 1 to 1$"),
     ],
 )
 def test_what_cannot_be_images_is_refused(x: Tensor, message: str) -> None:
@@ -179,7 +180,7 @@ WRONG_CALLS: dict[str, Callable[[Run], object]] = {
     "z: must be finite": lambda run: run.decode(torch.full((1, 2), torch.nan)),
     "z: must be numbers": lambda run: run.decode("z"),
     "z: must be numbers of": lambda run: run.decode([[1.0], [2.0, 3.0]]),
-    "x: must be numbers": lambda run: run.encode("image.png"),
+    "x=image.png: must be an image,": lambda run: run.encode("image.png"),
     "x: must be numbers of": lambda run: run.encode(None),
     "x: must have shape": lambda run: run.encode(torch.rand(16)),
     "x: must hold at least one image": lambda run: run.encode(torch.rand(0, 1, 4, 4)),

@@ -246,7 +246,7 @@ def test_a_trained_run_adds_up_and_has_a_picture(
     result = train(*SMALL, "model.latent_dim=2", "model.conditional=true", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     before = sorted(tmp_path.rglob("*"))
-    result = server.run("verify", "run=run", "images=2", cwd=tmp_path)
+    result = server.run("verify", "run=run", "count=2", cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     assert_adds_up(result.stdout, 2)
     picture = tmp_path / "run" / "pictures" / "verify.png"
@@ -259,7 +259,7 @@ def test_one_latent_dimension(
 ) -> None:
     picture = tmp_path / "page.png"
     run = untrained(tmp_path / "run", 1)
-    assert command(f"run={run}", "images=2", f"output={picture}", monkeypatch=monkeypatch) == 0
+    assert command(f"run={run}", "count=2", f"output={picture}", monkeypatch=monkeypatch) == 0
     assert_adds_up(capsys.readouterr().out, 2)
     assert picture.read_bytes().startswith(b"\x89PNG")
 
@@ -282,10 +282,10 @@ def test_what_cannot_be_verified_is_refused_in_one_line(
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["images=0", "run=x"], "images=0: must be an integer >= 1"),
+        (["count=0", "run=x"], "count=0: must be an integer >= 1"),
         (["output=a.png"], "output=a.png: requires run=RUN"),
         (["run=x", "output=a.jpg"], "output=a.jpg: must be a file that ends in .png or null"),
-        (["image=3"], "image: no such key; did you mean images?"),
+        (["coun=3"], "coun: no such key; did you mean count?"),
     ],
 )
 def test_a_wrong_value_is_refused(

@@ -30,7 +30,7 @@ WRONG_VALUES = ("-1.5", "abc_", "null", "[1,x]", "nan", "{a:1}", "true")
 VALUES_PER_OPTION = 3
 AS_PROCESSES = {
     "replay run=.": "run=",
-    "verify images=5": "images=5: requires run=RUN",
+    "verify count=5": "count=5: requires run=RUN",
     "train likelihood=gaussian data.binarization=dynamic": "likelihood=gaussian: requires gray",
     "train likelihood=laplace data.binarization=threshold": "likelihood=laplace: requires gray",
     "train likelihood=continuous_bernoulli data.binarization=fixed": "requires gray pixels",
@@ -54,6 +54,10 @@ AS_PROCESSES = {
     "export run=none output=file/below": "output=file/below: must be in a folder",
     "pictures run=none output=file/below": "output=file/below: must be in a folder",
     "explore run=none output=file/below.html": "output=file/below.html: must be in a folder",
+    "encode run=none": "run=none: must be a run folder",
+    "sample run=none": "run=none: must be a run folder",
+    "reconstruct run=none output=file/": "run=none: must be a run folder",
+    "score run=none output=file/a.csv": "output=file/a.csv: must be in a folder",
     "verify run=none": "run=none: must be a run folder",
     "report none": "none: must be the folder of a sweep or of a run",
     "report sweep=none": "sweep=none: must be the folder of a sweep or of a run",

@@ -12,6 +12,10 @@ from vae_lightning.version import __version__
 COMMANDS = {
     "train": "train a model, test it, or run a sweep with -m",
     "evaluate": "log p(x), latents and sample quality of a run",
+    "encode": "codes of images: mean and standard deviation of q(z|x)",
+    "sample": "samples from the prior as images",
+    "reconstruct": "images beside their reconstructions",
+    "score": "log p(x) and ELBO of each image, and a page of the most unusual ones",
     "pictures": "pictures of reconstructions, samples and the latent space of a run",
     "explore": "an HTML page for exploring the latent space of a run",
     "export": "the model of a run as ONNX, torch.export or safetensors",
@@ -50,7 +54,7 @@ def main() -> None:
 
 def usage() -> str:
     """The list of the commands."""
-    lines = [f"  {name:<10} {text}" for name, text in COMMANDS.items()]
+    lines = [f"  {name:<11} {text}" for name, text in COMMANDS.items()]
     return USAGE.format(version=__version__, commands="\n".join(lines))
 
 

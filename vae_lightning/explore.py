@@ -25,7 +25,7 @@ NUM_REFERENCES = 4  # images decoded by PyTorch, with which the page compares it
 
 
 OPTIONS = RUN_OPTIONS | {
-    "images": Option("number of test images, the first of the test set", Integer(1)),
+    "count": Option("number of test images, the first of the test set", Integer(1)),
     "output": Option(
         "the page; null: RUN/pictures/explore.html",
         AnyOf((Text("a file that ends in .html", ".html"), Choice((None,)))),
@@ -52,7 +52,7 @@ def explore(cfg: DictConfig, run: "Run", ops: list["Op"], classes: int) -> Path:
     """Encodes the test images, writes the page and returns its path."""
     from vae_lightning.explorer import encoded, page
 
-    count = min(cfg.images, run.data.images_in("test"))
+    count = min(cfg.count, run.data.images_in("test"))
     with tqdm(total=count, unit="image", disable=not sys.stderr.isatty()) as bar:
         found = encoded.encode(run.module, run.data, count, bar.update)
     content = {

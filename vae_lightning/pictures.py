@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.checks.ranges import SEEDS, AnyOf, Choice, Integer, Option
-from vae_lightning.cli.command import OPTIONAL_FOLDER, RUN_OPTIONS, command
+from vae_lightning.cli.command import LABEL, OPTIONAL_FOLDER, RUN_OPTIONS, command
 from vae_lightning.runs.stored import require_run
 from vae_lightning.storage.files import atomic_write, read_json
 
@@ -30,10 +30,7 @@ OPTIONS = RUN_OPTIONS | {
     "count": Option(
         "number of images or points; null: as below", AnyOf((Integer(1), Choice((None,))))
     ),
-    "label": Option(
-        "class that a conditional model draws; null: all classes in turn",
-        AnyOf((Integer(0), Choice((None,)))),
-    ),
+    "label": Option("class that a conditional model draws; null: all classes in turn", LABEL),
     "seed": Option("seed of the samples", SEEDS),
     "sample_prior": Option(
         "what samples are drawn from: the prior, or a Gaussian mixture fitted to the codes of the"
@@ -60,13 +57,10 @@ def main(cfg: DictConfig) -> None:
 
 def check_model(cfg: DictConfig, run: "Run") -> None:
     """Raises ConfigError for options that this model does not support."""
-    classes, latent_dim = run.module.classes, run.module.latent_dim
-    if cfg.label is not None and not classes:
-        raise ConfigError(
-            f"label={cfg.label}: requires a model that was trained with model.conditional=true"
-        )
-    if cfg.label is not None and cfg.label >= classes:
-        raise ConfigError(f"label={cfg.label}: must be an integer from 0 to {classes - 1}")
+    from vae_lightning.runs.selection import check_label
+
+    latent_dim = run.module.latent_dim
+    check_label(run, cfg.label)
     if cfg.kind == "manifold" and latent_dim != 2:
         raise ConfigError(
             f"kind=manifold: requires model.latent_dim=2, but this run has {latent_dim}"

@@ -26,14 +26,14 @@ TOLERANCE = 0.01  # nats: for the sum of integrals over a grid, and for the erro
 STANDARD_ERRORS = 5  # allowed distance of the sampled ELBO from the ELBO on the grid
 
 
-DEFAULT_IMAGES = 12
+DEFAULT_COUNT = 12
 OPTIONS = RUN_OPTIONS | {
     "run": Option(
         "run folder of a model with model.latent_dim=1 or 2; null: the identities",
         AnyOf((Text("a run folder"), Choice((None,)))),
     ),
-    "images": Option(
-        f"number of test images, the first of the test set; null: {DEFAULT_IMAGES}",
+    "count": Option(
+        f"number of test images, the first of the test set; null: {DEFAULT_COUNT}",
         AnyOf((Integer(1), Choice((None,)))),
     ),
     "output": Option(
@@ -52,11 +52,11 @@ def main(cfg: DictConfig) -> bool:
 
 def check(cfg: DictConfig) -> None:
     """Raises ConfigError for mistakes that can be found without the run."""
-    for key in ("output", "images"):
+    for key in ("output", "count"):
         if cfg[key] is not None and not cfg.run:
             raise ConfigError(f"{key}={cfg[key]}: requires run=RUN; the identities use no images")
-    if cfg.images is None:
-        cfg.images = DEFAULT_IMAGES
+    if cfg.count is None:
+        cfg.count = DEFAULT_COUNT
 
 
 def load(cfg: DictConfig) -> "Run":
@@ -105,7 +105,7 @@ def verify_run(cfg: DictConfig, run: "Run") -> bool:
     from vae_lightning.verification.posterior import ELBO_SAMPLES, check_posteriors
 
     module, data = run.module, run.data
-    count = min(cfg.images, data.images_in("test"))
+    count = min(cfg.count, data.images_in("test"))
     images, condition = data.inputs("test", slice(count))
     hidden = not sys.stderr.isatty()
     progress = tqdm(

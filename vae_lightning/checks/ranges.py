@@ -177,10 +177,10 @@ class Subset(Range):
 
 @dataclass(frozen=True)
 class Text(Range):
-    """A text that is not empty, such as a path; ``ending`` is a suffix that it must have."""
+    """A text that is not empty, such as a path; it must end in ``ending``, or in one of several."""
 
     what: str
-    ending: str = ""
+    ending: str | tuple[str, ...] = ""
 
     def contains(self, value: object) -> bool:
         """Whether the value is a text with at least one character and the ending."""

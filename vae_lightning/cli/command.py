@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from tqdm import tqdm
 
 from vae_lightning.checks.errors import ConfigError, Interrupted, NotFinite, ProcessLost, nearest
-from vae_lightning.checks.ranges import AnyOf, Boolean, Choice, Option, Text, check_value
+from vae_lightning.checks.ranges import AnyOf, Boolean, Choice, Integer, Option, Text, check_value
 from vae_lightning.cli import arguments
 from vae_lightning.cli.help import defaults, describe_options, help_page
 from vae_lightning.config.compose import compose, known_keys, search_path
@@ -36,6 +36,21 @@ RUN_OPTIONS = {
         OPTIONAL_FOLDER,
     ),
     "trust": Option("allow your own classes in the stored configuration", Boolean()),
+}
+LABEL = AnyOf((Integer(0), Choice((None,))))
+# what the commands that read images have in common
+IMAGE_OPTIONS = RUN_OPTIONS | {
+    "images": Option(
+        "new images: an image file, a .npy or .npz file, or a folder; null: those of split",
+        AnyOf((Text("a path"), Choice((None,)))),
+    ),
+    "split": Option("images of the data set of the run", Choice(("train", "val", "test"))),
+    "count": Option(
+        "number of images, the first ones; null: all", AnyOf((Integer(1), Choice((None,))))
+    ),
+    "label": Option(
+        "class that a conditional model conditions on; null: the labels of the images", LABEL
+    ),
 }
 # what a disk, a file system or its permissions cause, and no programming error
 STORAGE_ERRORS = {

@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).resolve().parent.parent
 CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
 # options whose values are paths
 PATH_KEYS = (
-    *("run", "resume", "status", "init_from", "from_config", "output"),
+    *("run", "resume", "status", "init_from", "from_config", "output", "images"),
     *("data.root", "hydra.run.dir", "hydra.sweep.dir"),
 )
 # groups that say what is trained and how; the others say on what, where, and what is drawn

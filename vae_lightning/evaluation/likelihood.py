@@ -6,7 +6,7 @@ Shapes: K samples, B images, L latent dimensions.
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -112,21 +112,16 @@ def log_likelihood(
         posterior, prior = module.encoder(x, condition), module.prior(module.encoder)
         normalizer = module.decoder(posterior.mean[None], condition).log_normalizer
         total = torch.full((len(x),), -torch.inf, dtype=torch.float64)
-        at_once = max(1, (rows or decoded_at_once(x)) // len(x))
-        for block in range(-(-samples // SAMPLES_PER_STREAM)):
-            count = min(SAMPLES_PER_STREAM, samples - block * SAMPLES_PER_STREAM)
-            noise = image_noise(index, count, module.latent_dim, block).to(x)
-            for eps in noise.split(at_once):
-                if graph is not None and eps.shape[:2] == (decoded_at_once(x) // BATCH, BATCH):
-                    (log_weights,) = graph(x, eps, *condition.tensors())
-                else:
-                    z = posterior.transform(eps)
-                    recon = module.decoder(z, condition).recon(x)
-                    log_weights = prior.log_prob(z) - posterior.log_prob(z) - recon
-                total = torch.logaddexp(
-                    total, (log_weights.double().cpu() - normalizer).logsumexp(0)
-                )
-                done(len(eps))
+        for noise in noise_chunks(index, samples, module.latent_dim, rows or decoded_at_once(x)):
+            eps = noise.to(x)
+            if graph is not None and eps.shape[:2] == (decoded_at_once(x) // BATCH, BATCH):
+                (log_weights,) = graph(x, eps, *condition.tensors())
+            else:
+                z = posterior.transform(eps)
+                recon = module.decoder(z, condition).recon(x)
+                log_weights = prior.log_prob(z) - posterior.log_prob(z) - recon
+            total = torch.logaddexp(total, (log_weights.double().cpu() - normalizer).logsumexp(0))
+            done(len(eps))
         return total - torch.tensor(samples, dtype=torch.float64).log()
 
 
@@ -151,6 +146,13 @@ def log_likelihoods(
             log_likelihood(module, x, index, samples, condition, done=count_done, graph=graph)
         )
     return torch.cat(values)
+
+
+def noise_chunks(index: Tensor, samples: int, latent_dim: int, rows: int) -> Iterator[Tensor]:
+    """Yields the noise (k, B, L) of ``samples`` samples per image, in chunks of k <= rows / B."""
+    for block in range(-(-samples // SAMPLES_PER_STREAM)):
+        count = min(SAMPLES_PER_STREAM, samples - block * SAMPLES_PER_STREAM)
+        yield from image_noise(index, count, latent_dim, block).split(max(1, rows // len(index)))
 
 
 def image_noise(index: Tensor, samples: int, latent_dim: int, block: int) -> Tensor:

@@ -41,10 +41,20 @@ def text_width(text: str, size: int = SMALL) -> int:
     return int(font(size).getlength(text)) + 1
 
 
+def to_bytes(images: Tensor) -> Tensor:
+    """Rounds pixels in [0, 1] to uint8; those outside are clipped."""
+    return (images.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def to_image(image: Tensor) -> Image.Image:
+    """Converts an image (D, H, W) in [0, 1] to PIL."""
+    return Image.fromarray(to_bytes(image).permute(1, 2, 0).squeeze(-1).numpy())
+
+
 def tile(images: Tensor, scale: int) -> Image.Image:
     """Tiles images (R, C, D, H, W) in [0, 1] with thin gaps; ``scale`` enlarges each pixel."""
     rows, columns, channels, height, width = images.shape
-    pixels = (images.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
+    pixels = to_bytes(images)
     pixels = pixels.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
     sheet = torch.full(
         (rows, columns, channels, height * scale + GAP, width * scale + GAP), 255, dtype=torch.uint8

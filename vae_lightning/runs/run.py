@@ -5,6 +5,7 @@ Shapes: N images, L latent dimensions, C H W of an image. Results are on the dev
 ``Run.module``, which is the CPU unless the module is moved.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,15 +19,20 @@ from vae_lightning.checks.errors import ConfigError
 from vae_lightning.checks.ranges import SEEDS, Integer
 from vae_lightning.data.images import ImageData
 from vae_lightning.distributions import BernoulliLikelihood, Mixture, Prior
-from vae_lightning.evaluation import likelihood
+from vae_lightning.evaluation.batches import BATCH
 from vae_lightning.evaluation.latents import Moments, moments
 from vae_lightning.evaluation.mixture import fit_mixture
+from vae_lightning.evaluation.scores import Scores, image_scores
 from vae_lightning.networks import UNCONDITIONAL, Condition
+from vae_lightning.runs.images import Source, as_images, as_tensor, binarized
 from vae_lightning.training.assembly import build_data
 from vae_lightning.training.module import VAE
 from vae_lightning.training.summary import describe
 
 PRIORS = ("model", "gmm")
+NOT_NORMALIZED = (
+    "requires likelihood.gray=false: a Bernoulli distribution gives no probability to gray pixels"
+)
 
 
 @dataclass(frozen=True)
@@ -52,12 +58,18 @@ class Run:
         """A one-line description of the model: data set, network, latent dimensions, likelihood."""
         return describe(self.cfg.data.name, self.module)
 
+    @property
+    def image_shape(self) -> list[int]:
+        """C, H, W."""
+        return list(self.cfg.data.image_shape)
+
     def images(self, split: str = "test") -> Tensor:
         """Returns the images of a split (train, val or test), uint8: (N, C, H, W).
 
-        They are binarized as in training, unless the binarization is dynamic.
+        They are binarized as evaluation does, so that dynamic binarization is done once.
         """
-        return select_split(self.data.images, split)
+        select_split(self.data.images, split)
+        return self.data.evaluation_images(split)
 
     def labels(self, split: str = "test") -> Tensor:
         """Returns the labels of a split (train, val or test): (N,)."""
@@ -104,28 +116,38 @@ class Run:
             )
         if not z.isfinite().all():
             raise ConfigError("z: must be finite")
-        return self.module.decoder(z[None], self.condition(label, len(z))).mean[0]
+        condition = self.condition(label, len(z))
+        parts = [
+            self.module.decoder(z[None, part], condition.take(part)).mean[0]
+            for part in batch_slices(len(z))
+        ]
+        return torch.cat(parts) if parts else z.new_zeros(0, *self.image_shape)
 
     @torch.no_grad()
-    def encode(self, x: Tensor, label: int | Tensor | None = None) -> Moments:
+    def encode(self, x: Source, label: int | Tensor | None = None) -> Moments:
         """Returns the mean and standard deviation of q(z|x), (N, L) each.
 
         A flow has no closed form; 256 draws with fixed noise estimate them.
 
         Args:
-            x: uint8 in [0, 255] or float in [0, 1], of shape (N, C, H, W); if C = 1, also (N, H, W)
-                or (H, W).
+            x: images as tensor, numpy array, PIL image or path, or a list of these; see
+                images.as_images. They are binarized like test images if the data of the run are.
             label: the labels, if the model is conditional.
         """
         x = self.prepare_images(x)
-        return moments(self.module.encoder(x, self.condition(label, len(x))))
+        condition = self.condition(label, len(x))
+        parts = [
+            moments(self.module.encoder(x[part], condition.take(part)))
+            for part in batch_slices(len(x))
+        ]
+        return Moments(*map(torch.cat, zip(*parts, strict=True)))
 
-    def reconstruct(self, x: Tensor, label: int | Tensor | None = None) -> Tensor:
+    def reconstruct(self, x: Source, label: int | Tensor | None = None) -> Tensor:
         """Returns E[x|z] at z = E[z|x], for x as in encode: (N, C, H, W)."""
         return self.decode(self.encode(x, label).mean, label)
 
     def log_prob(
-        self, x: Tensor, num_samples: int = 500, label: int | Tensor | None = None
+        self, x: Source, num_samples: int = 500, label: int | Tensor | None = None
     ) -> Tensor:
         """Estimates log p(x) by importance sampling, for x as in encode: (N,), float64.
 
@@ -137,21 +159,34 @@ class Run:
         """
         if not self.module.decoder.is_normalized:
             raise ConfigError(
-                "log_prob: requires likelihood.gray=false: a Bernoulli distribution gives no"
-                " probability to gray pixels; evaluate reports the gray_cross_entropy instead"
+                f"log_prob: {NOT_NORMALIZED}; evaluate reports the gray_cross_entropy instead"
             )
+        nll = self.score(x, num_samples, label).nll
+        assert nll is not None
+        return -nll
+
+    def score(
+        self,
+        x: Source,
+        num_samples: int = 500,
+        label: int | Tensor | None = None,
+        done: Callable[[int], object] = lambda _: None,
+    ) -> Scores:
+        """Computes -log p(x), recon, KL and the negative ELBO of each image, for x as in encode.
+
+        All are estimated from the same draws of q(z|x), see evaluation.scores.image_scores.
+        -log p(x) is that of log_prob; it is None if p(x|z) is not normalized. After each part,
+        ``done`` is called with the number of its draws, summed over its images.
+
+        Raises ConfigError for pixels outside the support of the likelihood.
+        """
         if not Integer(1).contains(num_samples):
             raise ConfigError(f"num_samples={num_samples}: must be an integer >= 1")
         x = self.prepare_images(x)
         condition = self.condition(label, len(x))
-        self.check_support(x)
-        values = []
-        for index in torch.arange(len(x)).split(likelihood.BATCH):
-            labels = condition.take(index)
-            values.append(
-                likelihood.log_likelihood(self.module, x[index], index, num_samples, labels)
-            )
-        return torch.cat(values)
+        if self.module.decoder.is_normalized:
+            self.check_support(x)
+        return image_scores(self.module, x, num_samples, condition, done)
 
     def check_support(self, x: Tensor) -> None:
         """Raises ConfigError for gray pixels if the likelihood is Bernoulli."""
@@ -162,31 +197,19 @@ class Run:
                 "other values"
             )
 
-    def prepare_images(self, x: Tensor) -> Tensor:
+    def prepare_images(self, source: Source) -> Tensor:
         """Converts images to the input of the encoder: float32 in [0, 1], (N, C, H, W).
 
-        Raises ConfigError for a wrong shape, type or range.
+        They are binarized like test images if the data of the run are. Raises ConfigError for what
+        cannot be images of this model; see images.as_images.
         """
-        x = as_tensor("x", x).to(self.module.device)
-        shape = tuple(self.cfg.data.image_shape)
-        if not (
-            x.shape[1:] == shape
-            or (shape[0] == 1 and x.ndim in (2, 3) and x.shape[-2:] == shape[1:])
-        ):
-            size = ", ".join(map(str, shape[1:]))
-            allowed = f"(N, {shape[0]}, {size})" + (
-                f", (N, {size}) or ({size})" if shape[0] == 1 else ""
-            )
-            raise ConfigError(f"x: must have shape {allowed}, got {tuple(x.shape)}")
-        if not x.numel():
-            raise ConfigError("x: must hold at least one image")
-        if x.dtype == torch.uint8:
-            return x.float().reshape(-1, *shape) / 255
-        if not x.is_floating_point() or not ((x >= 0) & (x <= 1)).all():
-            dtype = str(x.dtype).removeprefix("torch.")
-            found = f"{dtype} from {x.min().item():g} to {x.max().item():g}"
-            raise ConfigError(f"x: must be uint8 in [0, 255] or float in [0, 1], got {found}")
-        return x.float().reshape(-1, *shape)
+        return self.new_images(source)[0]
+
+    def new_images(self, source: Source, key: str = "x") -> tuple[Tensor, list[str]]:
+        """Returns images as in prepare_images, and their names as in images.as_images."""
+        x, names = as_images(source, self.image_shape, key)
+        data = self.cfg.data
+        return binarized(x.to(self.module.device), data.binarization, data.name), names
 
     def condition(self, label: int | Tensor | None, count: int) -> Condition:
         """Returns the condition of encoder and decoder: labels (count,), or UNCONDITIONAL.
@@ -217,13 +240,9 @@ class Run:
         return Condition(labels.long().expand(count))
 
 
-def as_tensor(name: str, values: object) -> Tensor:
-    """Returns numbers as a tensor; raises ConfigError, with the name, if they are none."""
-    try:
-        return torch.as_tensor(values)
-    except (TypeError, ValueError, RuntimeError) as error:
-        shown = type(values).__name__
-        raise ConfigError(f"{name}: must be numbers of equal lengths, got {shown}") from error
+def batch_slices(count: int) -> Iterator[slice]:
+    """Yields the parts of so many images that go through a network at once."""
+    return (slice(start, start + BATCH) for start in range(0, count, BATCH))
 
 
 def select_split(parts: dict[str, Tensor], split: str) -> Tensor:
