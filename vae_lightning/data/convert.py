@@ -36,16 +36,25 @@ class Format(NamedTuple):
         channels, height, width = [1] * (3 - len(found)) + found
         return channels, height, width
 
-    def images(self, values: Array) -> Tensor:
-        """The images of an array as uint8, 0 to 255: (N, C, H, W)."""
+    def arranged(self, values: Array) -> Tensor:
+        """The images of an array with their values: (N, C, H, W)."""
         pixels = values if isinstance(values, Tensor) else torch.from_numpy(values.copy())
         if self.layout == "NHWC":
             pixels = pixels.permute(0, 3, 1, 2)
-        pixels = pixels.reshape(len(pixels), *self.shape(values))
+        return pixels.reshape(len(pixels), *self.shape(values))
+
+    def images(self, values: Array) -> Tensor:
+        """The images of an array as uint8, 0 to 255: (N, C, H, W)."""
+        pixels = self.arranged(values)
         if pixels.dtype == torch.uint8 and (self.low, self.high) == (0, 255):
             return pixels
         scaled = (pixels.double() - self.low) * (255 / (self.high - self.low))
         return scaled.round().to(torch.uint8)
+
+    def scaled(self, values: Array) -> Tensor:
+        """The images of an array as float32, 0 to 1: (N, C, H, W)."""
+        pixels = self.arranged(values).float()
+        return pixels.sub(self.low).div_(self.high - self.low)
 
 
 def find_format(
@@ -113,9 +122,12 @@ def find_layout(found: tuple[int, ...], name: str, shape: Sequence[int] | None) 
 
 
 def find_range(
-    values: Array, name: str, given: Sequence[float] | None = None
+    values: Array, name: str, given: Sequence[float] | None = None, remedy: str = ""
 ) -> tuple[float, float]:
-    """The values of black and white; raises ConfigError if they must be given or do not fit."""
+    """The values of black and white; raises ConfigError if they must be given or do not fit.
+
+    The message ends with the remedy; by default, it says how to give the values.
+    """
     dtype = str(values.dtype).removeprefix("torch.")
     if not (dtype == "bool" or dtype.startswith(("uint", "int", "float", "bfloat"))):
         raise ConfigError(f"{name}: must hold numbers, but its type is {dtype}")
@@ -130,15 +142,18 @@ def find_range(
     if dtype == "uint8":
         if high == 1:
             raise ConfigError(
-                f"{name}: holds only 0 and 1, which would be nearly black: set data.range=[0,1]"
+                f"{name}: holds only 0 and 1, which would be nearly black:"
+                f" {remedy or 'set data.range=[0,1]'}"
             )
         return 0, 255
     if dtype.startswith(("float", "bfloat")) and low >= 0 and high <= 1:
         return 0, 1
-    raise ConfigError(
-        f"{name}: must be uint8 in [0, 255] or float in [0, 1], but is {found}: set"
-        f" data.range=[LOW,HIGH] to the values of black and white, for example"
+    write = (
+        "set data.range=[LOW,HIGH] to the values of black and white, for example"
         f" data.range=[{low:g},{high:g}]"
+    )
+    raise ConfigError(
+        f"{name}: must be uint8 in [0, 255] or float in [0, 1], but is {found}: {remedy or write}"
     )
 
 

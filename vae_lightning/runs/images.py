@@ -1,80 +1,83 @@
 """Reads images that are not part of the data set: files, PIL images, arrays and tensors.
 
+They are read and checked as those of a data set are; see data.convert and data.sources.folder.
 Shapes: N images, C H W of an image.
 """
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from vae_lightning.checks.errors import ConfigError
+from vae_lightning.data.convert import Format, find_range
+from vae_lightning.data.sources import arrays
+from vae_lightning.data.sources.folder import UNREADABLE, find_files, to_pixels
 from vae_lightning.data.splits import binarize
 
 Images = Tensor | np.ndarray | Image.Image | str | Path  # one image or several
 Source = Images | Sequence[Images]
-MODES = {1: "L", 3: "RGB"}  # channels -> what PIL converts an image to
-ARRAYS = (".npy", ".npz")
-ARRAY_NAME = "images"  # of the array to read from an .npz file that holds several
+ARRAY_NAME = "images"  # of the array to read from a file that holds several
 
 
-def as_images(
-    source: Source, image_shape: Sequence[int], key: str = "x"
-) -> tuple[Tensor, list[str]]:
+class Wanted(NamedTuple):
+    """What the images of a run are like."""
+
+    shape: tuple[int, int, int]  # C, H, W
+    value_range: Sequence[float] | None = None  # of arrays: the values of black and white
+    background: str = "white"  # behind transparent parts of files
+
+
+def as_images(source: Source, wanted: Wanted, key: str = "x") -> tuple[Tensor, list[str]]:
     """Returns images (N, C, H, W), float32 in [0, 1], and a name for each.
 
-    The name of a file in a folder is its path within the folder. An image of an .npy or .npz file
-    is called FILE[POSITION]. An image that comes from no file has the name "".
+    The name of a file in a folder is its path within the folder. An image of a file of arrays is
+    called FILE[POSITION]. An image that comes from no file has the name "".
 
     Args:
-        source: a path of an image file, of a .npy or .npz file or of a folder of images; a PIL
-            image; an array, uint8 in [0, 255] or float in [0, 1], of shape (N, C, H, W) or
-            (C, H, W), and if C = 1 also (N, H, W) or (H, W); or a list of any of these. Files and
-            PIL images become gray or RGB, and are resized and cropped to H x W around the center.
-        image_shape: C, H, W.
+        source: a path of an image file, of a .npy, .npz or .safetensors file or of a folder of
+            images; a PIL image; an array of shape (N, C, H, W), (N, H, W, C) or one image of these,
+            and if C = 1 also (N, H, W) or (H, W), uint8 in [0, 255], float in [0, 1], or in the
+            range of the data of the run; or a list of any of these.
+        wanted: what the images become.
         key: what the source is called in messages.
 
     Raises ConfigError for a file that cannot be read, and for a wrong shape, type or range.
     """
-    shape = tuple(image_shape)
     if isinstance(source, list | tuple) and any(isinstance(part, Images) for part in source):
-        images, names = zip(*(as_images(part, shape, key) for part in source), strict=True)
+        images, names = zip(*(as_images(part, wanted, key) for part in source), strict=True)
         return torch.cat(images), [name for part in names for name in part]
     if isinstance(source, str | Path):
-        return read_path(Path(source).expanduser(), shape, f"{key}={source}")
+        return read_path(Path(source).expanduser(), wanted, f"{key}={source}")
     if isinstance(source, Image.Image):
-        return fit(source, shape, key)[None].float() / 255, [""]
-    pixels = check_images(as_tensor(key, source), shape, key)
+        return to_pixels(source, wanted.shape, wanted.background)[None].float() / 255, [""]
+    pixels = check_images(as_tensor(key, source), wanted, key)
     return pixels, [""] * len(pixels)
 
 
-def read_path(path: Path, shape: tuple[int, ...], key: str) -> tuple[Tensor, list[str]]:
+def read_path(path: Path, wanted: Wanted, key: str) -> tuple[Tensor, list[str]]:
     """Reads a folder of images, an image file, or an array; see as_images."""
     if path.is_dir():
-        readable = {
-            end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN
-        }
-        found = (file for file in path.rglob("*") if file.suffix.lower() in readable)
-        files = sorted(file for file in found if file.is_file() and file.name[0] != ".")
+        files = find_files(path)
         if not files:
             raise ConfigError(f"{key}: must hold image files, but the folder has none")
         names = [name_of(file.relative_to(path)) for file in files]
-    elif path.is_file() and path.suffix.lower() in ARRAYS:
-        images = check_images(as_tensor(key, read_array(path, key)), shape, key)
-        return images, [
-            f"{name_of(Path(path.name))}[{position}]" for position in range(len(images))
-        ]
+    elif path.is_file() and path.suffix.lower() in arrays.ENDINGS:
+        images = check_images(torch.as_tensor(read_array(path, key).copy()), wanted, key)
+        name = name_of(Path(path.name))
+        return images, [f"{name}[{position}]" for position in range(len(images))]
     elif path.is_file():
         files, names = [path], [name_of(Path(path.name))]
     else:
         raise ConfigError(
-            f"{key}: must be an image, a .npy or .npz file, or a folder of images; there is none"
+            f"{key}: must be an image, a file {', '.join(arrays.ENDINGS)}, or a folder of images;"
+            " there is none"
         )
-    images = [read_file(file, shape, f"{key.partition('=')[0]}={file}") for file in files]
+    images = [read_file(file, wanted, f"{key.partition('=')[0]}={file}") for file in files]
     return torch.stack(images).float() / 255, names
 
 
@@ -84,76 +87,49 @@ def name_of(path: Path) -> str:
 
 
 def read_array(path: Path, key: str) -> np.ndarray:
-    """Reads the array of a .npy file, or of an .npz file the one called images or the only one."""
-    try:
-        content = np.load(path, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            return content
-        with content:
-            if ARRAY_NAME not in content.files and len(content.files) != 1:
-                listed = ", ".join(content.files)
-                raise ConfigError(f"{key}: must hold an array {ARRAY_NAME}, has {listed or 'none'}")
-            return content[ARRAY_NAME if ARRAY_NAME in content.files else content.files[0]]
-    except ConfigError:
-        raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ConfigError(f"{key}: must be a file that numpy.save wrote ({error})") from error
+    """Reads the array of a file: the one called images, or the only one."""
+    found = arrays.read_arrays(path, key)
+    if ARRAY_NAME not in found and len(found) != 1:
+        listed = ", ".join(found)
+        raise ConfigError(f"{key}: must hold an array {ARRAY_NAME}, has {listed or 'none'}")
+    return found.get(ARRAY_NAME, next(iter(found.values())))
 
 
-def read_file(path: Path, shape: tuple[int, ...], key: str) -> Tensor:
+def read_file(path: Path, wanted: Wanted, key: str) -> Tensor:
     """Reads an image file as uint8 (C, H, W)."""
     try:
         with Image.open(path) as image:
-            return fit(image, shape, key)
+            return to_pixels(image, wanted.shape, wanted.background)
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise ConfigError(f"{key}: must be an image ({error})") from error
-    except (OSError, SyntaxError, EOFError) as error:  # PIL raises these for damaged files
-        raise ConfigError(f"{key}: the image is damaged ({error})") from error
+    except UNREADABLE as error:
+        raise ConfigError(f"{key}: the image cannot be read ({error})") from error
 
 
-def fit(image: Image.Image, shape: tuple[int, ...], key: str) -> Tensor:
-    """Converts a PIL image to uint8 (C, H, W): turned upright, gray or RGB, resized and cropped.
-
-    The crop has the aspect ratio H : W and is as large as possible around the center. Transparency
-    is ignored.
-    """
-    channels, height, width = shape
-    if channels not in MODES:
-        raise ConfigError(
-            f"{key}: must be an array, because the model has images of {channels} channels"
-        )
-    if image.mode.startswith("I;16"):
-        wide = np.asarray(image, dtype=np.float32)  # 16 bits, which PIL would cut off at 255
-        image = Image.fromarray((wide / 257).round().astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        raise ConfigError(f"{key}: must have 8 or 16 bits per channel, has 32")
-    upright = ImageOps.exif_transpose(image).convert(MODES[channels])
-    pixels = np.array(ImageOps.fit(upright, (width, height)))
-    return torch.from_numpy(pixels).view(height, width, channels).permute(2, 0, 1)
-
-
-def check_images(x: Tensor, shape: tuple[int, ...], key: str) -> Tensor:
+def check_images(x: Tensor, wanted: Wanted, key: str) -> Tensor:
     """Converts images to float32 in [0, 1], (N, C, H, W).
 
     Raises ConfigError for a wrong shape, type or range.
     """
-    is_gray = shape[0] == 1
-    fits = x.shape[1:] == shape or x.shape == shape
-    if not fits and not (is_gray and x.ndim in (2, 3) and x.shape[-2:] == shape[1:]):
-        size = ", ".join(map(str, shape[1:]))
-        others = f"(N, {size}) or ({size})" if is_gray else f"or ({shape[0]}, {size})"
-        allowed = f"(N, {shape[0]}, {size}){',' if is_gray else ''} {others}"
-        raise ConfigError(f"{key}: must have shape {allowed}, got {tuple(x.shape)}")
+    channels, height, width = wanted.shape
+    layouts: dict[str, tuple[int, ...]] = {
+        "NCHW": wanted.shape,
+        "NHWC": (height, width, channels),
+    }
+    if channels == 1:
+        layouts["NHW"] = (height, width)
+    found = {tuple(x.shape): x[None], tuple(x.shape[1:]): x}  # one image, or several
+    layout = next((layout for layout, shape in layouts.items() if shape in found), None)
+    if layout is None:
+        allowed = " or ".join(
+            f"(N, {', '.join(map(str, shape))})" for shape in dict.fromkeys(layouts.values())
+        )
+        raise ConfigError(f"{key}: must have shape {allowed}, or be one image; got {list(x.shape)}")
     if not x.numel():
         raise ConfigError(f"{key}: must hold at least one image")
-    if x.dtype == torch.uint8:
-        return x.float().reshape(-1, *shape).div_(255)
-    if not x.is_floating_point() or not bool(((x >= 0) & (x <= 1)).all()):
-        dtype = str(x.dtype).removeprefix("torch.")
-        least, most = x.double().aminmax()
-        found = f"{dtype} from {least:g} to {most:g}"
-        raise ConfigError(f"{key}: must be uint8 in [0, 255] or float in [0, 1], got {found}")
-    return x.float().reshape(-1, *shape)
+    remedy = "scale its values" if wanted.value_range is None else "those of the data of the run"
+    low, high = find_range(x, key, wanted.value_range, remedy)
+    return Format(layout, low, high).scaled(found[layouts[layout]])
 
 
 def as_tensor(key: str, values: object) -> Tensor:

@@ -24,7 +24,7 @@ from vae_lightning.evaluation.latents import Moments, moments
 from vae_lightning.evaluation.mixture import fit_mixture
 from vae_lightning.evaluation.scores import Scores, image_scores
 from vae_lightning.networks import UNCONDITIONAL, Condition
-from vae_lightning.runs.images import Source, as_images, as_tensor, binarized
+from vae_lightning.runs.images import Source, Wanted, as_images, as_tensor, binarized
 from vae_lightning.training.assembly import build_data
 from vae_lightning.training.module import VAE
 from vae_lightning.training.summary import describe
@@ -207,8 +207,12 @@ class Run:
 
     def new_images(self, source: Source, key: str = "x") -> tuple[Tensor, list[str]]:
         """Returns images as in prepare_images, and their names as in images.as_images."""
-        x, names = as_images(source, self.image_shape, key)
         data = self.cfg.data
+        channels, height, width = self.image_shape
+        wanted = Wanted(
+            (channels, height, width), data.get("range"), data.get("background", "white")
+        )
+        x, names = as_images(source, wanted, key)
         return binarized(x.to(self.module.device), data.binarization, data.name), names
 
     def condition(self, label: int | Tensor | None, count: int) -> Condition:

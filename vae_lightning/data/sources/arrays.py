@@ -116,18 +116,19 @@ def read_rows(values: np.ndarray, kind: Format, positions: Sequence[int]) -> lis
     return list(kind.images(values[np.asarray(positions)]))
 
 
-def read_arrays(root: Path) -> dict[str, np.ndarray]:
+def read_arrays(root: Path, key: str | None = None) -> dict[str, np.ndarray]:
     """The arrays of a file, or of all files in a folder, by their names.
 
-    Raises ConfigError if there are none, and for a file that is damaged or holds Python objects.
+    ``key`` is what the path is called in messages. Raises ConfigError if there are none, and for a file that is damaged or holds Python objects.
     """
+    where = key or f"data.root={root}"
     if root.is_dir():
         paths = sorted(path for path in root.iterdir() if path.suffix in ENDINGS)
     else:
         paths = [root] if root.suffix in ENDINGS and root.is_file() else []
     if not paths:
         raise ConfigError(
-            f"data.root={root}: must be a file {', '.join(ENDINGS)}, or a folder with such files"
+            f"{where}: must be a file {', '.join(ENDINGS)}, or a folder with such files"
         )
     found: dict[str, np.ndarray] = {}
     for path in paths:
@@ -135,7 +136,7 @@ def read_arrays(root: Path) -> dict[str, np.ndarray]:
             found |= read_file(path)
         except (ValueError, OSError, BadZipFile, EOFError) as error:
             raise ConfigError(
-                f"data.root={path}: must hold arrays of numbers, without Python objects ({error})"
+                f"{where}: must hold arrays of numbers, without Python objects ({error})"
             ) from error
     return found
 

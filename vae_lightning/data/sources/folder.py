@@ -223,10 +223,15 @@ def to_pixels(image: Image.Image, shape: Shape, background: str = "white") -> Te
 
 
 def to_8_bits(image: Image.Image) -> Image.Image:
-    """An image of 16 bits per pixel with 8 bits; others are unchanged."""
-    if not image.mode.startswith("I"):
+    """An image of 16 bits per pixel with 8 bits; others are unchanged.
+
+    Raises ValueError for 32 bits per pixel, whose range is not known.
+    """
+    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
         return image
     values = np.asarray(image).astype(np.float64)
+    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+        raise ValueError("it has 32 bits per channel; 8 or 16 are allowed")
     return Image.fromarray((values / 257).round().clip(0, 255).astype(np.uint8))
 
 
