@@ -82,7 +82,7 @@ def tiny(*overrides: str) -> DictConfig:
             for key, node in nodes(group, name).items():
                 cfg[key] = node
     for key, value in SIZES.items():
-        if OmegaConf.select(cfg, key) not in (None, "gated"):
+        if OmegaConf.select(cfg, key, default="gated") != "gated":
             OmegaConf.update(cfg, key, value)
     for key, value in pairs:
         if "." in key:

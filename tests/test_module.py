@@ -42,8 +42,10 @@ def test_shapes_and_widths_of_the_networks() -> None:
 
 
 def test_networks_refuse_invalid_arguments() -> None:
-    with pytest.raises(ValueError, match=r"model.widths=\[1, 2, 3\]: must be"):
-        ConvEncoder(10, [1, 28, 28], [1, 2, 3], [20])
+    with pytest.raises(ValueError, match=r"model.widths=\[1, 2, 3\]: must be 1 to 2 .* the 3x4 im"):
+        ConvEncoder(10, [1, 3, 4], [1, 2, 3], [20])
+    with pytest.raises(ValueError, match=r"model.widths=\[1, 2\]: must be 1 integer or null,"):
+        ConvDecoder(1, 2, [1, 1, 1], [1, 2], [20])
     with pytest.raises(ValueError, match=r"model.activation=step: must be one of relu"):
         dense([2, 2, 2], "step")
     with pytest.raises(ValueError, match=r"model.activation=step: must be one of relu"):

@@ -1,6 +1,7 @@
 """Networks: shapes, residual blocks, and the label of a conditional model."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from vae_lightning.networks import (
     ResidualBlock,
     dense,
 )
+from vae_lightning.networks.conv import SMALL_SIZE, chosen_widths
 
 MODELS = choices("model")
 
@@ -48,6 +50,38 @@ def test_resnet_has_its_blocks_at_each_size_and_is_conv_without() -> None:
             assert [block.change[1].in_channels for block in found] == [
                 width for width in ([4, 8] if network is encoder else [8, 4]) for _ in range(blocks)
             ]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 5), (33, 65), (28, 28), (64, 48)])
+def test_the_convolutions_of_the_decoder_transpose_those_of_the_encoder(
+    size: tuple[int, int],
+) -> None:
+    """<convolve(x), y> = <x, transpose(y)> for each pair, at odd and even sizes."""
+    torch.manual_seed(0)
+    shape, (height, width) = [2, *size], size
+    encoder = ConvEncoder(3, shape, None, [4]).double()
+    decoder = ConvDecoder(1, 3, shape, None, [4]).double()
+    down = [layer for layer in encoder.features if isinstance(layer, nn.Conv2d)]
+    up = [layer for layer in decoder.images if isinstance(layer, nn.ConvTranspose2d)]
+    for convolution, transposed in zip(down, reversed(up), strict=True):
+        x = torch.randn(1, convolution.in_channels, height, width).double()
+        height, width = math.ceil(height / 2), math.ceil(width / 2)
+        y = torch.randn(1, convolution.out_channels, height, width).double()
+        transposed.weight.data = convolution.weight.data
+        left = (convolution(x) - convolution.bias[:, None, None]) * y
+        right = x * (transposed(y) - transposed.bias[:, None, None])
+        torch.testing.assert_close(left.sum(), right.sum())
+    assert max(height, width) <= SMALL_SIZE
+    assert decoder(torch.randn(5, 3).double()).shape == (5, *shape)
+
+
+def test_the_chosen_widths_fit_the_size_and_are_those_of_mnist() -> None:
+    chosen = {size: chosen_widths([1, 3, size], None) for size in (1, 28, 32, 64, 65, 1024)}
+    assert chosen[1] == [32]
+    assert chosen[28] == chosen[32] == [32, 64]
+    assert chosen[64] == [32, 64, 128]
+    assert chosen[65] == [32, 64, 128, 256]
+    assert chosen[1024] == [32, 64, 128, 256, 256, 256, 256]
 
 
 @pytest.mark.parametrize("model", MODELS)

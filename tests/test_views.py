@@ -41,9 +41,9 @@ def _no_gradients() -> Iterator[None]:
         yield
 
 
-def cells(content: Grid, rows: int, columns: int, scale: int = 2) -> Tensor:
+def cells(content: Grid, rows: int, columns: int) -> Tensor:
     """The images (R, C, H, W) in [0, 1] of a grid, which ends at the lower and right margins."""
-    picture = canvas.draw(content)
+    picture, scale = canvas.draw(content), 14
     step = 4 * scale + canvas.GAP
     pixels = torch.frombuffer(bytearray(picture.convert("L").tobytes()), dtype=torch.uint8)
     pixels = pixels.view(picture.height, picture.width)
@@ -219,4 +219,4 @@ def test_the_animation_goes_from_each_image_to_the_next_and_back(tmp_path: Path)
     animate(tmp_path / "a.gif", viewer(), 3)
     with Image.open(io.BytesIO((tmp_path / "a.gif").read_bytes())) as picture:
         assert picture.n_frames > 20
-        assert picture.size == (3 * (4 * 3 + canvas.GAP), 4 * 3 + canvas.GAP)
+        assert picture.size == (3 * (4 * 21 + canvas.GAP), 4 * 21 + canvas.GAP)

@@ -21,11 +21,14 @@ if TYPE_CHECKING:
     from vae_lightning.explorer.translate import Op
     from vae_lightning.runs.run import Run
 
+IMAGE_BYTES = 50_000_000  # of the images on the page, with mean and std of q(z|x) in float32
 NUM_REFERENCES = 4  # images decoded by PyTorch, with which the page compares its own decoder
 
 
 OPTIONS = RUN_OPTIONS | {
-    "count": Option("number of test images, the first of the test set", Integer(1)),
+    "count": Option(
+        "number of test images, the first of the test set; at most 50 MB of them", Integer(1)
+    ),
     "output": Option(
         "the page; null: RUN/pictures/explore.html",
         AnyOf((Text("a file that ends in .html", ".html"), Choice((None,)))),
@@ -52,7 +55,12 @@ def explore(cfg: DictConfig, run: "Run", ops: list["Op"], classes: int) -> Path:
     """Encodes the test images, writes the page and returns its path."""
     from vae_lightning.explorer import encoded, page
 
-    count = min(cfg.count, run.data.images_in("test"))
+    wanted = min(cfg.count, run.data.images_in("test"))
+    count = min(wanted, max(1, IMAGE_BYTES // (run.data.pixels + 8 * run.module.latent_dim)))
+    if count < wanted:
+        print(
+            f"images  {count} of {wanted}, because more than 50 MB of them would slow the page down"
+        )
     with tqdm(total=count, unit="image", disable=not sys.stderr.isatty()) as bar:
         found = encoded.encode(run.module, run.data, count, bar.update)
     content = {

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from vae_lightning.runs.run import Run
 
 KINDS = ("samples", "reconstructions", "traversals", "interpolations", "manifold", "latents")
-DEFAULT_COUNTS = {"samples": 100, "reconstructions": 50, "interpolations": 8, "latents": 2000}
+ENCODED_IMAGES = 2000  # test images, unless count is larger; see shown_count
+RECONSTRUCTIONS = 50  # at most, unless count is given
 FORMATS = ("png", "pdf", "svg")
 PROJECTIONS = ("pca", "tsne")
+ANIMATED_SIZE = 84  # pixels of the longer side of an animated image, about
 FRAMES = 24  # number of frames of an animated interpolation, from one image to the other
 
 
@@ -59,18 +61,14 @@ def check_model(cfg: DictConfig, run: "Run") -> None:
     """Raises ConfigError for options that this model does not support."""
     from vae_lightning.runs.selection import check_label
 
-    latent_dim = run.module.latent_dim
     check_label(run, cfg.label)
-    if cfg.kind == "manifold" and latent_dim != 2:
-        raise ConfigError(
-            f"kind=manifold: requires model.latent_dim=2, but this run has {latent_dim}"
-        )
 
 
 def draw(cfg: DictConfig, run: "Run") -> list[Path]:
     """Draws and saves the pictures; returns their paths."""
     import torch
 
+    from vae_lightning.data.shown import shown_count
     from vae_lightning.plots import canvas
     from vae_lightning.plots.gallery import progress
     from vae_lightning.plots.views import Viewer
@@ -80,20 +78,15 @@ def draw(cfg: DictConfig, run: "Run") -> list[Path]:
     metrics = read_json(Path(cfg.run) / "metrics.json")
     numbers = {name: value for name, value in metrics.items() if isinstance(value, float)}
     title = f"{run.description}, {progress(numbers, metrics.get('epoch', 'unfinished'))}"
-    images, _ = data.inputs("test", slice(max(cfg.count or 0, DEFAULT_COUNTS["latents"])))
+    encoded = max(cfg.count or 0, shown_count(ENCODED_IMAGES, data.pixels))
+    images, _ = data.inputs("test", slice(encoded))
     viewer = Viewer(module, images, data.labels["test"][: len(images)], title, cfg.seed, cfg.label)
-    kinds = (
-        [kind for kind in KINDS if kind != "manifold" or module.latent_dim == 2]
-        if cfg.kind == "all"
-        else [cfg.kind]
-    )
     paths = []
     with torch.no_grad():
-        for kind in kinds:
-            count = cfg.count or DEFAULT_COUNTS.get(kind, 0)
+        for kind in kinds(cfg, module.latent_dim, len(images)):
             paths.append(folder / f"{kind}.{cfg.format}")
             mixture = run.mixture if cfg.sample_prior == "gmm" and kind == "samples" else None
-            picture = view(viewer, kind, count, cfg.projection, mixture)
+            picture = view(viewer, kind, cfg.count, cfg.projection, mixture)
             if cfg.format == "png":
                 canvas.save_png(paths[-1], canvas.draw(picture))
             else:
@@ -102,17 +95,36 @@ def draw(cfg: DictConfig, run: "Run") -> list[Path]:
                 save_figure(paths[-1], picture)
             if kind == "interpolations":
                 paths.append(folder / "interpolations.gif")
-                animate(paths[-1], viewer, count)
+                animate(paths[-1], viewer, cfg.count)
     return paths
 
 
+def kinds(cfg: DictConfig, latent_dim: int, images: int) -> list[str]:
+    """The kinds to draw; ``all`` leaves out what has no meaning for this model or these images.
+
+    Raises ConfigError for a single kind that has none.
+    """
+    reasons = {}
+    if latent_dim != 2:
+        reasons["manifold"] = f"model.latent_dim=2, but this run has {latent_dim}"
+    if images < 2:
+        reasons |= dict.fromkeys(("interpolations", "latents"), "two test images or more")
+    if cfg.kind in reasons:
+        raise ConfigError(f"kind={cfg.kind}: requires {reasons[cfg.kind]}")
+    return [kind for kind in KINDS if kind not in reasons] if cfg.kind == "all" else [cfg.kind]
+
+
 def view(
-    viewer: "Viewer", kind: str, count: int, projection: str, mixture: "Mixture | None" = None
+    viewer: "Viewer",
+    kind: str,
+    count: int | None,
+    projection: str,
+    mixture: "Mixture | None" = None,
 ) -> "Picture":
     """One picture; ``projection``, ``count`` and ``mixture`` apply only to some kinds."""
     views: dict[str, Callable[[], Picture]] = {
         "samples": lambda: viewer.samples(count, mixture),
-        "reconstructions": lambda: viewer.reconstructions(count),
+        "reconstructions": lambda: viewer.reconstructions(count, RECONSTRUCTIONS),
         "traversals": viewer.traversals,
         "interpolations": lambda: viewer.interpolations(count),
         "manifold": viewer.manifold,
@@ -121,12 +133,12 @@ def view(
     return views[kind]()
 
 
-def animate(path: Path, viewer: "Viewer", count: int) -> None:
+def animate(path: Path, viewer: "Viewer", count: int | None) -> None:
     """Writes all interpolations, side by side, as an animated GIF that loops back and forth."""
     from vae_lightning.plots import canvas
 
     rows = viewer.decoded_interpolations(count, FRAMES)
-    sheets = [canvas.tile(rows[:, frame][None], 3) for frame in range(FRAMES)]
+    sheets = [canvas.tile(rows[:, frame][None], ANIMATED_SIZE) for frame in range(FRAMES)]
     frames = sheets[1:] + sheets[-2:0:-1]
     with atomic_write(path) as temporary:
         sheets[0].save(temporary, "GIF", save_all=True, append_images=frames, duration=60, loop=0)

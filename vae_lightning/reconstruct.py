@@ -20,12 +20,11 @@ def main(cfg: DictConfig) -> None:
     output = output_of(cfg, "reconstructions.png")
     import torch
 
-    from vae_lightning.plots.outputs import check_channels, pairs_grid, write_images
+    from vae_lightning.plots.outputs import pairs_grid, write_images
     from vae_lightning.runs.load import load_run
     from vae_lightning.runs.selection import select_images
 
     run = load_run(cfg.run, cfg.checkpoint, cfg.trust, cfg.data.root)
-    check_channels(output, run.image_shape)
     chosen = select_images(run, cfg)
     x = run.prepare_images(chosen.x).cpu()
     decoded = run.reconstruct(x, chosen.label).cpu()

@@ -36,13 +36,12 @@ def main(cfg: DictConfig) -> None:
     output = output_of(cfg, "samples.png")
     import torch
 
-    from vae_lightning.plots.outputs import check_channels, write_images
+    from vae_lightning.plots.outputs import write_images
     from vae_lightning.runs.load import load_run
     from vae_lightning.runs.selection import check_label
 
     run = load_run(cfg.run, cfg.checkpoint, cfg.trust, cfg.data.root)
     check_label(run, cfg.label)
-    check_channels(output, run.image_shape)
     label = cfg.label
     if run.module.classes and label is None:
         label = torch.arange(cfg.count) % run.module.classes

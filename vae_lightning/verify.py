@@ -27,13 +27,16 @@ STANDARD_ERRORS = 5  # allowed distance of the sampled ELBO from the ELBO on the
 
 
 DEFAULT_COUNT = 12
+# Pixels of these images, at most: the time grows with the pixels, and is then a few minutes.
+DEFAULT_PIXELS = DEFAULT_COUNT * 1024
 OPTIONS = RUN_OPTIONS | {
     "run": Option(
         "run folder of a model with model.latent_dim=1 or 2; null: the identities",
         AnyOf((Text("a run folder"), Choice((None,)))),
     ),
     "count": Option(
-        f"number of test images, the first of the test set; null: {DEFAULT_COUNT}",
+        f"number of test images, the first of the test set; null: {DEFAULT_COUNT}, or fewer if"
+        f" they have more than {DEFAULT_PIXELS:,} pixels together",
         AnyOf((Integer(1), Choice((None,)))),
     ),
     "output": Option(
@@ -55,8 +58,6 @@ def check(cfg: DictConfig) -> None:
     for key in ("output", "count"):
         if cfg[key] is not None and not cfg.run:
             raise ConfigError(f"{key}={cfg[key]}: requires run=RUN; the identities use no images")
-    if cfg.count is None:
-        cfg.count = DEFAULT_COUNT
 
 
 def load(cfg: DictConfig) -> "Run":
@@ -97,7 +98,7 @@ def line(row: "Row", width: int) -> str:
 
 
 def verify_run(cfg: DictConfig, run: "Run") -> bool:
-    """Prints log p(x), ELBO and KL of test images and draws their posteriors.
+    """Prints log p(x), ELBO and KL of each test image at once, and draws their posteriors.
 
     Returns whether log p(x) = ELBO + KL holds for all of them.
     """
@@ -105,16 +106,22 @@ def verify_run(cfg: DictConfig, run: "Run") -> bool:
     from vae_lightning.verification.posterior import ELBO_SAMPLES, check_posteriors
 
     module, data = run.module, run.data
-    count = min(cfg.count, data.images_in("test"))
+    fitting = max(1, min(DEFAULT_COUNT, DEFAULT_PIXELS // data.pixels))
+    count = min(cfg.count or fitting, data.images_in("test"))
     images, condition = data.inputs("test", slice(count))
-    hidden = not sys.stderr.isatty()
-    progress = tqdm(
-        check_posteriors(module, images, condition), total=count, unit="image", disable=hidden
-    )
-    checks = list(progress)
-    print(table(checks))
+    checks: list[PosteriorCheck] = []
+    print(header(), flush=True)
+    with tqdm(total=count, unit="image", disable=not sys.stderr.isatty()) as progress:
+        for check in check_posteriors(module, images, condition):
+            tqdm.write(row(len(checks), check))  # above the bar
+            sys.stdout.flush()
+            checks.append(check)
+            progress.update()
+    print(means(checks))
     all_hold = all(holds(each) for each in checks)
     print(f"\ndata         {data.name}, the first {count} test images")
+    if not cfg.count and fitting < DEFAULT_COUNT:
+        print("             large images take long; count=N checks N of them")
     print(f"log p(x|z)   {module.decoder.description}")
     print(f"sampled ELBO {ELBO_SAMPLES:,} samples, as in training, and its standard error")
     output = Path(cfg.output or Path(cfg.run, "pictures", "verify.png"))
@@ -137,10 +144,8 @@ def holds(result: "PosteriorCheck") -> bool:
     )
 
 
-def table(checks: Sequence["PosteriorCheck"]) -> str:
-    """Formats a table with a line for each image and a line of means."""
-    from vae_lightning.verification.posterior import EQUATION_TERMS
-
+def header() -> str:
+    """Formats the names of the columns of the table of images."""
     names = (
         "log p(x)",
         "ELBO",
@@ -151,15 +156,24 @@ def table(checks: Sequence["PosteriorCheck"]) -> str:
         "sampled ELBO",
         "+-",
     )
-    lines = [f"{'image':<7}" + "".join(f"{name:>15}" for name in names)]
-    for number, each in enumerate(checks):
-        total = each.bound + each.gap
-        terms = "".join(f"{value:>15.4f}" for value in (each.log_p, each.bound, each.gap, total))
-        errors = f"{total - each.log_p:>15.1e}{each.error:>15.1e}"
-        sampled = f"{each.sampled_bound:>15.4f}{each.sampled_error:>15.4f}"
-        lines.append(f"{number:<7}{terms}{errors}{sampled}  {'ok' if holds(each) else 'FAILED'}")
-    means = [sum(getattr(each, name) for each in checks) / len(checks) for name in EQUATION_TERMS]
-    return "\n".join([*lines, f"{'mean':<7}" + "".join(f"{value:>15.4f}" for value in means)])
+    return f"{'image':<7}" + "".join(f"{name:>15}" for name in names)
+
+
+def row(number: int, each: "PosteriorCheck") -> str:
+    """Formats the row of an image."""
+    total = each.bound + each.gap
+    terms = "".join(f"{value:>15.4f}" for value in (each.log_p, each.bound, each.gap, total))
+    errors = f"{total - each.log_p:>15.1e}{each.error:>15.1e}"
+    sampled = f"{each.sampled_bound:>15.4f}{each.sampled_error:>15.4f}"
+    return f"{number:<7}{terms}{errors}{sampled}  {'ok' if holds(each) else 'FAILED'}"
+
+
+def means(checks: Sequence["PosteriorCheck"]) -> str:
+    """Formats the row of the means over the images."""
+    from vae_lightning.verification.posterior import EQUATION_TERMS
+
+    values = [sum(getattr(each, name) for each in checks) / len(checks) for name in EQUATION_TERMS]
+    return f"{'mean':<7}" + "".join(f"{value:>15.4f}" for value in values)
 
 
 if __name__ == "__main__":

@@ -186,8 +186,8 @@ CLASS_OPTIONS: dict[str, dict[str, Option]] = {
     "vae_lightning.networks.ConvDecoder": {
         "latent_dim": Option(text="number of latent dimensions", range=Integer(least=1, most=None)),
         "widths": Option(
-            text="channels of the convolutions, each of which halves the image",
-            range=Integers(least=1),
+            text="channels of the convolutions, each of which halves height and width, rounded up; null: 32, 64, 128, then 256, until both are at most 8",
+            range=AnyOf(ranges=(Integers(least=1), Choice(words=(None,)))),
         ),
         "hidden_dims": Option(
             text="widths of the encoder's hidden layers, reversed in the decoder",
@@ -202,8 +202,8 @@ CLASS_OPTIONS: dict[str, dict[str, Option]] = {
     },
     "vae_lightning.networks.ConvEncoder": {
         "widths": Option(
-            text="channels of the convolutions, each of which halves the image",
-            range=Integers(least=1),
+            text="channels of the convolutions, each of which halves height and width, rounded up; null: 32, 64, 128, then 256, until both are at most 8",
+            range=AnyOf(ranges=(Integers(least=1), Choice(words=(None,)))),
         ),
         "hidden_dims": Option(
             text="widths of the encoder's hidden layers, reversed in the decoder",

@@ -107,9 +107,10 @@ def nearest_neighbors(
 def active_units(means: Tensor) -> int:
     """Returns the number of latent dimensions with Var_x(E_q[z]) > 0.01, from means (N, L).
 
-    Burda et al. 2016, https://arxiv.org/abs/1509.00519.
+    It is 0 for a single image. Burda et al. 2016, https://arxiv.org/abs/1509.00519.
     """
-    return int((means.double().var(0) > ACTIVE_VARIANCE).sum())
+    variance = means.double().var(0, correction=min(1, len(means) - 1))
+    return int((variance > ACTIVE_VARIANCE).sum())
 
 
 @torch.no_grad()

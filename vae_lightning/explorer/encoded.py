@@ -18,6 +18,7 @@ from vae_lightning.training.module import VAE
 # Samples per posterior. The standard error of recon is about a sixth of its standard deviation
 # over z.
 SAMPLES = 32
+DECODED_PIXELS = 15_000_000  # of a batch, in all samples; 60 MB in float32
 
 
 class Encoded(NamedTuple):
@@ -33,6 +34,11 @@ class Encoded(NamedTuple):
     information: Tensor  # information of each latent dimension about x, in nats, (L,)
 
 
+def batch_size(pixels: int) -> int:
+    """Images that are encoded and decoded at once; fewer if they have many pixels."""
+    return max(1, min(BATCH, DECODED_PIXELS // (SAMPLES * pixels)))
+
+
 def encode(
     module: VAE, data: ImageData, count: int, done: Callable[[int], object] = lambda _: None
 ) -> Encoded:
@@ -43,7 +49,7 @@ def encode(
     images, labels = data.images["test"][:count], data.labels["test"][:count]
     parts: list[tuple[Tensor, ...]] = []
     with torch.no_grad():
-        for index in torch.arange(len(images)).split(BATCH):
+        for index in torch.arange(len(images)).split(batch_size(data.pixels)):
             x, condition = data.inputs("test", index)
             terms = module(x, image_noise(index, SAMPLES, module.latent_dim, block=0), condition)
             parts.append((*moments(terms.posterior), terms.mean_recon, terms.kl))

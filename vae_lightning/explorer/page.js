@@ -41,6 +41,7 @@ const state = { z: new Float32Array(latents), label: 0, picked: null, hover: nul
 const plane = new Plane(element("plane"), data, ranges);
 plane.axes = [ranked[0], latents > 1 ? ranked[1] : null];
 const sliders = new Map();
+const MOST_SLIDERS = 100; // for the most informative dimensions
 const speed = { decode: 0, frame: 0, frames: 0, last: 0 };
 let waiting = false;
 
@@ -101,7 +102,7 @@ function selectImage(number, atOnce) {
   const own = data.images.subarray(state.picked * pixels, (state.picked + 1) * pixels);
   drawPixels(element("original"), own, shape, 255);
   element("which").textContent = `test image ${state.picked}`;
-  element("of").textContent = names[state.label];
+  element("of").textContent = names.length > 1 ? names[state.label] : ""; // a single label says nothing
   element("number").value = state.picked;
   writeTerms();
   const [recon, kl] = [data.recon, data.kl].map((values) => values[state.picked].toFixed(1));
@@ -138,7 +139,7 @@ function buildSliders() {
   sliders.clear();
   element("sliders").replaceChildren();
   const most = Math.max(...data.information, 1e-9);
-  for (const dimension of ranked.filter((other) => !plane.axes.includes(other))) {
+  for (const dimension of ranked.filter((other) => !plane.axes.includes(other)).slice(0, MOST_SLIDERS)) {
     const row = add(element("sliders"), "label", { className: "slider", title: `information about the image: ${data.information[dimension].toFixed(3)} nats` });
     add(row, "span", { textContent: nameOf(dimension) });
     add(add(row, "span", { className: "amount" }), "i").style.width = `${(100 * data.information[dimension]) / most}%`;
@@ -195,7 +196,7 @@ function buildHeader() {
 
 function buildLabels() {
   const present = [...new Set(labels)].sort((a, b) => a - b);
-  for (const label of present) {
+  for (const label of present.length > 1 ? present : []) {
     const button = add(element("legend"), "button", { ariaPressed: "false" });
     add(button, "i").style.background = colorOf(label);
     button.append(names[label]);

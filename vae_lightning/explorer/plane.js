@@ -2,6 +2,7 @@
 
 const colorOf = (label) => content.colors[label % content.colors.length];
 const TILES = 18; // decoded images along each side of the plane
+const SPRITE = 64; // largest side, in pixels, of an image on the plane and of a decoded tile
 const BUDGET_MS = 6; // time per frame for decoding tiles
 
 /** Creates a canvas that is not attached to the page. */
@@ -12,15 +13,23 @@ function createCanvas(width, height) {
   return canvas;
 }
 
-/** Pixels (C, H, W) in [0, scale] as ImageData: gray for one channel, RGB for three. */
+/** Pixels (C, H, W) in [0, scale] as ImageData: in gray or color, over white if there is alpha; see data/shown.py. */
 function toImage(pixels, [channels, height, width], scale) {
-  const image = new ImageData(width, height), size = height * width, color = channels === 3 ? size : 0;
+  const image = new ImageData(width, height), size = height * width, color = channels > 2 ? size : 0;
+  const alpha = channels === 2 || channels === 4 ? (channels - 1) * size : null;
+  const within = (value) => Math.min(1, Math.max(0, value / scale));
   for (let i = 0; i < size; i++) {
-    for (let c = 0; c < 3; c++) image.data[4 * i + c] = (pixels[i + c * color] * 255) / scale; // clamps and rounds
+    for (let c = 0; c < 3; c++) {
+      const value = pixels[i + c * color], opacity = alpha === null ? 1 : within(pixels[i + alpha]);
+      image.data[4 * i + c] = alpha === null ? (value * 255) / scale : 255 * (1 - opacity + opacity * within(value)); // clamps and rounds
+    }
     image.data[4 * i + 3] = 255;
   }
   return image;
 }
+
+/** Width and height of an image that is scaled so that its longer side has this length, at least 1. */
+const fitted = ([, height, width], side) => [width, height].map((length) => Math.max(1, (length * side) / Math.max(height, width)));
 
 /** Resizes a canvas to an image and draws its pixels. */
 function drawPixels(canvas, pixels, shape, scale) {
@@ -28,16 +37,30 @@ function drawPixels(canvas, pixels, shape, scale) {
   canvas.getContext("2d").putImageData(toImage(pixels, shape, scale), 0, 0);
 }
 
-/** Draws all test images side by side in the colors of their labels; brightness becomes opacity. */
-function drawSprites(images, labels, [channels, height, width]) {
-  const canvas = createCanvas(width * 25, height * Math.ceil(labels.length / 25)), context = canvas.getContext("2d");
-  labels.forEach((label, number) => {
-    const image = new ImageData(width, height), rgb = parseInt(colorOf(label).slice(1), 16);
-    for (let i = 0; i < height * width; i++)
-      image.data.set([rgb >> 16, (rgb >> 8) & 255, rgb & 255, images[number * channels * height * width + i]], 4 * i);
-    context.putImageData(image, (number % 25) * width, Math.floor(number / 25) * height);
-  });
+/** An image as a canvas: gray images in the color of the label, with their brightness as opacity; others in a frame of that color. */
+function drawSprite(pixels, label, shape) {
+  const [channels, height, width] = shape, canvas = createCanvas(width, height), context = canvas.getContext("2d");
+  const image = toImage(pixels, shape, 255), rgb = parseInt(colorOf(label).slice(1), 16);
+  if (channels === 1)
+    for (let i = 0; i < height * width; i++) image.data.set([rgb >> 16, (rgb >> 8) & 255, rgb & 255, image.data[4 * i]], 4 * i);
+  context.putImageData(image, 0, 0);
+  if (channels === 1) return canvas;
+  context.strokeStyle = colorOf(label);
+  context.lineWidth = Math.max(height, width) / 12;
+  context.strokeRect(0, 0, width, height);
   return canvas;
+}
+
+/** Draws the sprites of all test images side by side. Each fits into SPRITE x SPRITE pixels; small images keep their size. */
+function drawSprites(images, labels, shape) {
+  const size = shape[0] * shape[1] * shape[2], [width, height] = fitted(shape, Math.min(SPRITE, Math.max(shape[1], shape[2])));
+  const across = Math.ceil(Math.sqrt(labels.length)), cell = [Math.ceil(width), Math.ceil(height)];
+  const canvas = createCanvas(cell[0] * across, cell[1] * Math.ceil(labels.length / across)), context = canvas.getContext("2d");
+  labels.forEach((label, number) => {
+    const sprite = drawSprite(images.subarray(number * size, (number + 1) * size), label, shape);
+    context.drawImage(sprite, (number % across) * cell[0], Math.floor(number / across) * cell[1], width, height);
+  });
+  return { canvas, from: (number) => [(number % across) * cell[0], Math.floor(number / across) * cell[1], width, height] };
 }
 
 /** Draws all values as ticks on a strip and marks the chosen one. */
@@ -60,7 +83,9 @@ class Plane {
     Object.assign(this, { canvas, data, ranges, axes: [0, 1], view: "images", onlyLabel: null, stale: true });
     this.layer = createCanvas(1, 1);
     this.sprites = drawSprites(data.images, data.labels, data.shape);
-    this.tiles = createCanvas(TILES * data.shape[2], TILES * data.shape[1]);
+    this.side = Math.min(SPRITE, Math.max(data.shape[1], data.shape[2])); // of a tile, a square
+    this.tiles = createCanvas(TILES * this.side, TILES * this.side);
+    this.single = createCanvas(1, 1); // the tile that was decoded last
     this.tile = { key: "", next: 0 };
     // Tiles are decoded from the center outwards.
     this.order = [...Array(TILES * TILES).keys()].sort((a, b) => this.distanceFromCenter(a) - this.distanceFromCenter(b));
@@ -116,7 +141,8 @@ class Plane {
     const others = z.map((value, dimension) => (this.axes.includes(dimension) ? 0 : value));
     const key = [this.axes, Array.from(others), label].join();
     if (key !== this.tile.key) this.tile = { key, next: 0 };
-    const context = this.tiles.getContext("2d"), [, height, width] = this.data.shape, start = performance.now();
+    const context = this.tiles.getContext("2d"), { side } = this, [width, height] = fitted(this.data.shape, side);
+    const start = performance.now();
     while (this.tile.next < this.order.length && performance.now() - start < BUDGET_MS) {
       const number = this.order[this.tile.next++], column = number % TILES, row = Math.floor(number / TILES);
       const fractions = [(column + 0.5) / TILES, 1 - (row + 0.5) / TILES];
@@ -124,7 +150,9 @@ class Plane {
         const [low, high] = this.range(axis);
         if (dimension !== null) others[dimension] = low + fractions[axis] * (high - low);
       });
-      context.putImageData(toImage(decode(others, label), this.data.shape, 1), column * width, row * height);
+      drawPixels(this.single, decode(others, label), this.data.shape, 1);
+      context.clearRect(column * side, row * side, side, side);
+      context.drawImage(this.single, column * side + (side - width) / 2, row * side + (side - height) / 2, width, height);
       this.stale = true;
     }
     return this.tile.next < this.order.length;
@@ -138,13 +166,12 @@ class Plane {
     context.scale(scale, scale);
     if (this.view === "decoded") context.drawImage(this.tiles, 0, 0, canvas.clientWidth, canvas.clientHeight);
     else this.drawGrid(context, style);
-    const { shape, labels } = data, [, height, width] = shape, size = Math.max(18, canvas.clientWidth / 26);
+    const { labels } = data, [width, height] = fitted(data.shape, Math.max(18, canvas.clientWidth / 26));
     labels.forEach((label, number) => {
       const [x, y] = this.positionOf(number);
       context.globalAlpha = this.onlyLabel === null || this.onlyLabel === label ? 0.9 : 0.07;
       if (this.view === "images") {
-        const from = [(number % 25) * width, Math.floor(number / 25) * height];
-        context.drawImage(this.sprites, ...from, width, height, x - size / 2, y - size / 2, size, size);
+        context.drawImage(this.sprites.canvas, ...this.sprites.from(number), x - width / 2, y - height / 2, width, height);
         return;
       }
       context.fillStyle = colorOf(label);
@@ -231,9 +258,10 @@ class Plane {
     context.beginPath();
     context.roundRect(left - 3, top - 3, side + 6, side + 22, 7);
     context.fill();
-    context.drawImage(image, left, top, side, side);
+    const [width, height] = fitted(shape, side);
+    context.drawImage(image, left + (side - width) / 2, top + (side - height) / 2, width, height);
     context.font = "600 11px system-ui, sans-serif";
     context.fillStyle = style.getPropertyValue("--paper");
-    context.fillText(`${number} \u00b7 ${names[labels[number]]}`, left + 2, top + side + 13, side - 4);
+    context.fillText(names.length > 1 ? `${number} \u00b7 ${names[labels[number]]}` : number, left + 2, top + side + 13, side - 4);
   }
 }

@@ -1,5 +1,11 @@
-"""Convolutional networks. Shapes: see dense.py."""
+"""Convolutional networks for images of any size. Shapes: see dense.py.
 
+The encoder halves height and width with each convolution, and rounds up. The decoder goes back
+through the same sizes. Where a size is odd, the convolution has one more line of zeros on each
+side, and ``output_padding`` restores the odd size in the decoder.
+"""
+
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated
@@ -8,29 +14,60 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vae_lightning.checks.errors import ConfigError
-from vae_lightning.checks.ranges import Integer, Integers, Option
+from vae_lightning.checks.ranges import AnyOf, Choice, Integer, Integers, Option
 from vae_lightning.networks.dense import Activation, HiddenDims, LatentDim, activate, dense
 
 Widths = Annotated[
-    Sequence[int],
-    Option("channels of the convolutions, each of which halves the image", Integers(1)),
+    Sequence[int] | None,
+    Option(
+        "channels of the convolutions, each of which halves height and width, rounded up; null: 32,"
+        " 64, 128, then 256, until both are at most 8",
+        AnyOf((Integers(1), Choice((None,)))),
+    ),
 ]
 Blocks = Annotated[int, Option("residual blocks after each convolution", Integer(0))]
 
+SMALL_SIZE = 8  # height and width after the convolutions, at most, if the widths are chosen here
+FIRST_WIDTH, LARGEST_WIDTH = 32, 256
 
-def downsampled_size(image_shape: Sequence[int], widths: Sequence[int]) -> tuple[int, int]:
-    """Returns height and width after one stride-2 convolution for each of ``widths``.
 
-    Raises ConfigError if the input of a convolution has an odd height or width.
+def chosen_widths(image_shape: Sequence[int], widths: Sequence[int] | None) -> list[int]:
+    """Returns the widths, or those that fit the size of the image if ``widths`` is None.
+
+    Raises ConfigError if a convolution would have an image of a single pixel as its input.
+    """
+    height, width = image_shape[-2:]
+    larger = max(height, width)
+    if widths is None:
+        count = max(1, math.ceil(math.log2(larger / SMALL_SIZE)))
+        return [min(FIRST_WIDTH * 2**number, LARGEST_WIDTH) for number in range(count)]
+    most = max(1, math.ceil(math.log2(larger)))
+    if not 1 <= len(widths) <= most:
+        allowed = f"1 to {most} integers" if most > 1 else "1 integer"
+        raise ConfigError(
+            f"model.widths={list(widths)}: must be {allowed} or null,"
+            f" because each convolution halves the {height}x{width} image"
+        )
+    return list(widths)
+
+
+def sizes(image_shape: Sequence[int], convolutions: int) -> list[tuple[int, int]]:
+    """Returns height and width before each convolution and after the last one.
+
+    Each convolution halves both and rounds up: 7x5, 4x3, 2x2, 1x1.
     """
     _, height, width = image_shape
-    factor = 2 ** len(widths)
-    if not widths or height % factor or width % factor:
-        raise ConfigError(
-            f"model.widths={list(widths)}: must be 1 or 2 integers,"
-            " because each convolution halves the 28x28 image"
-        )
-    return height // factor, width // factor
+    return [(-(-height // 2**done), -(-width // 2**done)) for done in range(convolutions + 1)]
+
+
+def is_odd(size: tuple[int, int]) -> tuple[int, int]:
+    """Returns 1 for an odd height or width, else 0: the ``output_padding`` that restores it."""
+    return size[0] % 2, size[1] % 2
+
+
+def padding(size: tuple[int, int]) -> tuple[int, int]:
+    """Returns the padding, on each side, of a convolution between this size and its half."""
+    return 1 + size[0] % 2, 1 + size[1] % 2
 
 
 class ResidualBlock(nn.Module):
@@ -67,14 +104,13 @@ class ConvEncoder(nn.Module):
         blocks: Blocks = 0,
     ) -> None:
         super().__init__()
-        height, width = downsampled_size(image_shape, widths)
-        channels = [image_shape[0], *widths]
+        channels = [image_shape[0], *chosen_widths(image_shape, widths)]
+        *larger, (height, width) = sizes(image_shape, len(channels) - 1)
         self.features = nn.Sequential()
-        for inputs, out in pairwise(channels):
+        for (inputs, out), size in zip(pairwise(channels), larger, strict=True):
+            convolution = nn.Conv2d(inputs, out, 4, stride=2, padding=padding(size))
             residual = [ResidualBlock(out, activation) for _ in range(blocks)]
-            self.features.extend(
-                [nn.Conv2d(inputs, out, 4, stride=2, padding=1), *residual, activate(activation)]
-            )
+            self.features.extend([convolution, *residual, activate(activation)])
         self.head = dense([channels[-1] * height * width, *hidden_dims, outputs], activation)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B outputs"]:
@@ -96,21 +132,18 @@ class ConvDecoder(nn.Module):
         blocks: Blocks = 0,
     ) -> None:
         super().__init__()
-        height, width = downsampled_size(image_shape, widths)
-        channels = [outputs * image_shape[0], *widths][::-1]
+        channels = [outputs * image_shape[0], *chosen_widths(image_shape, widths)][::-1]
+        (height, width), *larger = sizes(image_shape, len(channels) - 1)[::-1]
         self.stem = dense(
             [latent_dim, *reversed(hidden_dims), channels[0] * height * width], activation
         )
         self.images = nn.Sequential(nn.Unflatten(-1, (channels[0], height, width)))
-        for inputs, out in pairwise(channels):
+        for (inputs, out), size in zip(pairwise(channels), larger, strict=True):
             residual = [ResidualBlock(inputs, activation) for _ in range(blocks)]
-            self.images.extend(
-                [
-                    *residual,
-                    activate(activation),
-                    nn.ConvTranspose2d(inputs, out, 4, stride=2, padding=1),
-                ]
+            convolution = nn.ConvTranspose2d(
+                inputs, out, 4, stride=2, padding=padding(size), output_padding=is_odd(size)
             )
+            self.images.extend([*residual, activate(activation), convolution])
 
     def forward(self, z: Float[Tensor, "N L"]) -> Float[Tensor, "N C H W"]:
         """Maps z (B, L) to (B, outputs * C, H, W)."""

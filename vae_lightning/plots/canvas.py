@@ -1,6 +1,6 @@
 """Draws pictures with PIL, which takes milliseconds: grids of images, scatter plots, bar charts.
 
-Shapes: R rows, C columns, D channels (1 or 3), H W of an image.
+Shapes: R rows, C columns, D channels, H W of an image.
 """
 
 import functools
@@ -12,11 +12,13 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from vae_lightning.data.shown import visible
 from vae_lightning.plots.palette import CATEGORIES, INK, MAIN, PALE
 from vae_lightning.plots.picture import Bars, Grid, Picture, Scatter
 from vae_lightning.storage.files import write_bytes
 
 GAP, MARGIN, TITLE, SMALL = 2, 12, 15, 12
+MOST_NAMED_LABELS = 50  # in a scatter plot; more would hide the points
 
 
 @functools.cache
@@ -41,9 +43,14 @@ def text_width(text: str, size: int = SMALL) -> int:
     return int(font(size).getlength(text)) + 1
 
 
+def enlargement(images: Tensor, size: int) -> int:
+    """Side of the square that a pixel of (..., H, W) becomes; the longer side is about ``size``."""
+    return max(1, round(size / max(images.shape[-2:])))
+
+
 def to_bytes(images: Tensor) -> Tensor:
-    """Rounds pixels in [0, 1] to uint8; those outside are clipped."""
-    return (images.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
+    """Images (..., D, H, W) as they are seen, see ``visible``, as uint8."""
+    return (visible(images.detach().float().cpu()) * 255).round().to(torch.uint8)
 
 
 def to_image(image: Tensor) -> Image.Image:
@@ -51,10 +58,10 @@ def to_image(image: Tensor) -> Image.Image:
     return Image.fromarray(to_bytes(image).permute(1, 2, 0).squeeze(-1).numpy())
 
 
-def tile(images: Tensor, scale: int) -> Image.Image:
-    """Tiles images (R, C, D, H, W) in [0, 1] with thin gaps; ``scale`` enlarges each pixel."""
-    rows, columns, channels, height, width = images.shape
-    pixels = to_bytes(images)
+def tile(images: Tensor, size: int) -> Image.Image:
+    """Tiles images (R, C, D, H, W) in [0, 1] with thin gaps; see ``enlargement`` for ``size``."""
+    scale, pixels = enlargement(images, size), to_bytes(images)
+    rows, columns, channels, height, width = pixels.shape
     pixels = pixels.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
     sheet = torch.full(
         (rows, columns, channels, height * scale + GAP, width * scale + GAP), 255, dtype=torch.uint8
@@ -63,7 +70,6 @@ def tile(images: Tensor, scale: int) -> Image.Image:
     flat = sheet.permute(0, 3, 1, 4, 2).reshape(
         rows * (height * scale + GAP), columns * (width * scale + GAP), -1
     )
-    assert channels in (1, 3)
     return Image.fromarray(flat.squeeze(-1).numpy())
 
 
@@ -79,7 +85,7 @@ def draw_grid(picture: Grid) -> Image.Image:
     images, rows, columns = picture.images, picture.rows, picture.columns
     title = picture.title
     subtitle = with_axes(picture.subtitle, picture.x_axis, picture.y_axis)
-    sheet = tile(images, picture.scale)
+    sheet = tile(images, picture.size)
     left = MARGIN + (max(map(text_width, rows)) + 8 if rows else 0)
     top = MARGIN + TITLE + SMALL + 14 + (SMALL + 6 if columns else 0)
     right = max(left + sheet.width, MARGIN + max(text_width(title, TITLE), text_width(subtitle)))
@@ -119,7 +125,8 @@ def draw_scatter(picture: Scatter, size: int = 560) -> Image.Image:
     points, labels = picture.points, picture.labels
     title, subtitle = picture.title, picture.subtitle
     low, high = points.amin(0), points.amax(0)
-    margin = 0.03 * (high - low).clamp(min=1e-6)
+    span = high - low
+    margin = 0.03 * torch.where(span > 0, span, 1.0)  # of coordinates that are all equal too
     low, high = low - margin, high + margin
     top, left = MARGIN + TITLE + SMALL + 16 + (SMALL + 6), MARGIN + 40
     width = max(left + size, MARGIN + max(text_width(title, TITLE), text_width(subtitle)))
@@ -135,7 +142,7 @@ def draw_scatter(picture: Scatter, size: int = 560) -> Image.Image:
     positions = (positions * size + torch.tensor([left, top])).tolist()
     for (x, y), label in zip(positions, labels.tolist(), strict=True):
         draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=CATEGORIES[label % len(CATEGORIES)])
-    for label in labels.unique().tolist():
+    for label in named_labels(labels):
         members = torch.tensor(positions)[labels.cpu() == label]
         x, y = members.median(0)[0]
         draw.ellipse(
@@ -145,8 +152,9 @@ def draw_scatter(picture: Scatter, size: int = 560) -> Image.Image:
             width=2,
         )
         draw_text(canvas, (float(x), float(y)), str(label), anchor="mm")
-    for axis, (a, b) in enumerate(zip(low.tolist(), high.tolist(), strict=True)):
-        for tick in ticks(a, b):
+    names = (picture.x_axis, picture.y_axis)
+    for axis, (a, b, name) in enumerate(zip(low.tolist(), high.tolist(), names, strict=True)):
+        for tick in ticks(a, b) if name else ():  # an axis without a name has no meaning
             fraction, value = (tick - a) / (b - a), f"{tick:g}"
             position = (
                 (left + fraction * size, top + size + 6)
@@ -155,6 +163,12 @@ def draw_scatter(picture: Scatter, size: int = 560) -> Image.Image:
             )
             draw_text(canvas, position, value, anchor="ma" if axis == 0 else "rm")
     return canvas
+
+
+def named_labels(labels: Tensor) -> list[int]:
+    """The labels that are written into a scatter plot: none if there is only one, or too many."""
+    found = labels.unique().tolist()
+    return found if 1 < len(found) <= MOST_NAMED_LABELS else []
 
 
 def ticks(low: float, high: float) -> list[float]:

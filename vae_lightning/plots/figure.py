@@ -7,7 +7,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vae_lightning.plots.canvas import tile
+from vae_lightning.plots.canvas import enlargement, named_labels, tile
 from vae_lightning.plots.palette import CATEGORIES, MAIN
 from vae_lightning.plots.picture import Bars, Grid, Picture, Scatter
 from vae_lightning.storage.files import atomic_write
@@ -45,7 +45,7 @@ def size(picture: Picture) -> tuple[float, float]:
     """Width and height in inches, without titles."""
     if isinstance(picture, Grid):
         rows, columns, _, height, width = picture.images.shape
-        inches = picture.scale * POINTS_PER_PIXEL / 72
+        inches = enlargement(picture.images, picture.size) * POINTS_PER_PIXEL / 72
         return max(2.0, columns * width * inches), max(1.0, rows * height * inches)
     if isinstance(picture, Scatter):
         return 5.0, 5.0
@@ -55,7 +55,7 @@ def size(picture: Picture) -> tuple[float, float]:
 def draw_grid(axes: Axes, picture: Grid) -> None:
     """Draws the images; names stand beside their rows and above their columns."""
     rows, columns = picture.images.shape[:2]
-    sheet = tile(picture.images, scale=4)
+    sheet = tile(picture.images, size=112)
     axes.imshow(sheet, cmap="gray", extent=(0, columns, rows, 0), aspect="auto", vmin=0, vmax=255)
     axes.xaxis.set_ticks_position("top")
     axes.set_xticks([c + 0.5 for c in range(len(picture.columns))], picture.columns, fontsize=6)
@@ -70,15 +70,20 @@ def draw_grid(axes: Axes, picture: Grid) -> None:
 def draw_scatter(axes: Axes, picture: Scatter) -> None:
     """Draws the points and, at the median of each label, the label."""
     points, labels = picture.points.cpu(), picture.labels.cpu()
+    named = named_labels(labels)
     for label in labels.unique().tolist():
         members = points[labels == label]
         color = CATEGORIES[label % len(CATEGORIES)]
         axes.scatter(members[:, 0].numpy(), members[:, 1].numpy(), s=3, c=color, linewidths=0)
+        if label not in named:
+            continue
         x, y = torch.median(members, 0).values.tolist()
         box = {"boxstyle": "circle", "facecolor": "white", "edgecolor": color}
         axes.text(x, y, str(label), fontsize=8, ha="center", va="center", bbox=box)
     axes.set_xlabel(picture.x_axis)
     axes.set_ylabel(picture.y_axis)
+    if not picture.y_axis:
+        axes.set_yticks([])
     axes.set_box_aspect(1)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from vae_lightning.checks.errors import NotFinite
 from vae_lightning.checks.ranges import Integer, Number, Option
 from vae_lightning.data.images import image_data
+from vae_lightning.data.shown import shown_count
 from vae_lightning.evaluation.latents import active_units, posterior_means
 from vae_lightning.plots import canvas
 from vae_lightning.plots.views import Viewer
@@ -39,6 +40,8 @@ CHARTS = {
 class Gallery(Callback):
     """Draws pictures and latent statistics during training, for TensorBoard and for pictures/.
 
+    Pictures that have no meaning for a model or for a single image are left out. Of large images,
+    fewer than ``images`` are used, so that they fit into memory.
     The test images and the noise are the same at every epoch, so that successive pictures show
     the progress of the training and nothing else. The active units of an epoch are those of some
     test images; after the training, they are counted on all test images, as ``evaluate`` does.
@@ -92,17 +95,19 @@ class Gallery(Callback):
         """
         data = image_data(trainer)
         assert isinstance(pl_module, VAE)
-        images, _ = data.inputs("test", slice(self.images))
+        count = shown_count(self.images, data.pixels)
+        images, _ = data.inputs("test", slice(count))
         epoch = trainer.current_epoch + 1
         reached = progress(trainer.callback_metrics, epoch)
         subtitle = f"{describe(str(data.name), pl_module)}, {reached}"
-        viewer = Viewer(pl_module, images, data.labels["test"][: self.images], subtitle)
+        viewer = Viewer(pl_module, images, data.labels["test"][: len(images)], subtitle)
         pl_module.eval()
         with torch.no_grad():
             active = active_units(viewer.posterior.mean)
             pl_module.log("latents/active_units", float(active), batch_size=1)
             if trainer.is_global_zero:
-                self.check_latents(trainer, active, viewer.information[0])
+                if len(images) > 1:  # no unit varies over a single image
+                    self.check_latents(trainer, active, viewer.information[0])
                 if epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs:
                     self.draw(trainer, viewer)
         pl_module.train()
@@ -148,7 +153,9 @@ class Gallery(Callback):
             "kl_per_dimension": viewer.kl_bars(),
         }
         if viewer.module.latent_dim == 2:
-            pictures |= {"manifold": viewer.manifold(), "latents": viewer.latents()}
+            pictures["manifold"] = viewer.manifold()
+            if len(viewer.images) > 1:
+                pictures["latents"] = viewer.latents()
         values = []
         for name, content in pictures.items():
             picture = canvas.draw(content)

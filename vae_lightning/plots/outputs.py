@@ -12,21 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vae_lightning.checks.errors import ConfigError
 from vae_lightning.plots import canvas
 from vae_lightning.plots.picture import Grid
 from vae_lightning.storage.files import atomic_write
 
 PAIRS_PER_ROW = 5
-
-
-def check_channels(output: str, image_shape: Sequence[int]) -> None:
-    """Raises ConfigError for a PNG of images that are neither gray nor RGB."""
-    if not output.endswith(".npz") and image_shape[0] not in (1, 3):
-        raise ConfigError(
-            f"output={output}: must be an .npz file, because the images have {image_shape[0]}"
-            " channels"
-        )
 
 
 def write_images(

@@ -20,7 +20,7 @@ class Grid:
     columns: Sequence[str] = ()
     x_axis: str = ""
     y_axis: str = ""
-    scale: int = 2  # a pixel of an image is a square of so many pixels
+    size: int = 56  # pixels of the longer side of an image, about; a larger image keeps its size
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from vae_lightning.data.shown import visible
 from vae_lightning.plots.palette import ACCENT, FAINT, INK, PALE, SHADES
 from vae_lightning.storage.files import atomic_write
 from vae_lightning.verification.posterior import EQUATION_TERMS, PosteriorCheck
@@ -86,7 +87,8 @@ def draw_panel(axes: Axes, image: Tensor, check: PosteriorCheck) -> None:
     for spine in axes.spines.values():
         spine.set_color(PALE)
     inset = axes.inset_axes((*emptiest_corner(axes, check), INSET, INSET), zorder=5)
-    inset.imshow(image.mean(0).cpu(), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+    shown = visible(image.cpu()).movedim(0, -1).numpy()  # (H, W, 1 or 3)
+    inset.imshow(shown, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
     inset.set(xticks=[], yticks=[])
     for spine in inset.spines.values():
         spine.set_color(PALE)

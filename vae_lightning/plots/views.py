@@ -20,6 +20,9 @@ from vae_lightning.networks import UNCONDITIONAL, Condition
 from vae_lightning.plots.picture import Bars, Grid, Scatter
 from vae_lightning.training.module import VAE
 
+GRID_SIDE = 2048  # pixels of a grid along a side, about; it shows fewer images if they are large
+MOST_BARS = 50
+
 
 @dataclass(frozen=True)
 class Viewer:
@@ -61,29 +64,45 @@ class Viewer:
         """q(z|x) of all images given their labels, computed once for all views."""
         return self.module.encoder(self.images, self.label_condition(self.labels))
 
-    def reconstructions(self, count: int = 10) -> Grid:
-        """Draws images above the decoded means of their posteriors, ten in a row."""
+    def columns(self, most: int) -> int:
+        """How many images stand side by side in a grid: ``most``, or fewer if they are large."""
+        return max(1, min(most, GRID_SIDE // self.images.shape[-1]))
+
+    def rows(self, most: int) -> int:
+        """How many images stand one above the other: ``most``, or fewer if they are large."""
+        return max(1, min(most, GRID_SIDE // self.images.shape[-2]))
+
+    def reconstructions(self, count: int | None = None, most: int = 10) -> Grid:
+        """Draws images above the decoded means of their posteriors, ten in a row.
+
+        Without ``count``, they are as many as fit, and at most ``most``.
+        """
+        columns = self.columns(10)
+        count = count or min(most, columns * max(1, self.rows(20) // 2))
         count = min(count, len(self.images))
+        columns = min(columns, count)
         x, labels = self.images[:count], self.labels[:count]
         condition = self.label_condition(labels)
         z = self.module.encoder(x, condition).mean
         decoded = self.module.decoder(z[None], condition).mean[0]
-        pairs = [torch.stack([a, b]) for a, b in zip(x.split(10), decoded.split(10), strict=True)]
+        parts = zip(x.split(columns), decoded.split(columns), strict=True)
+        pairs = [torch.stack([a, b]) for a, b in parts]
         sheet = torch.cat(
             [
-                torch.nn.functional.pad(pair, (0,) * 7 + (10 - pair.shape[1],), value=1.0)
+                torch.nn.functional.pad(pair, (0,) * 7 + (columns - pair.shape[1],), value=1.0)
                 for pair in pairs
             ]
         )
         title = "Test images above their reconstructions E[x|z], z = E[z|x]"
         return Grid(sheet, title, self.subtitle)
 
-    def samples(self, count: int = 100, mixture: Prior | None = None) -> Grid:
+    def samples(self, count: int | None = None, mixture: Prior | None = None) -> Grid:
         """Draws decoded samples from the prior; a conditional model draws one class per column.
 
-        With ``mixture``, they are drawn from it instead.
+        Without ``count``, they are as many as fit, at most 100. With ``mixture``, they are drawn
+        from it instead.
         """
-        side = max(1, math.isqrt(count))
+        side = math.isqrt(count) if count else min(self.columns(10), self.rows(10))
         generator = rng.generator(self.module.device, self.seed, "samples")
         prior = self.module.prior(self.module.encoder) if mixture is None else mixture
         z = prior.sample(side * side, generator)
@@ -106,10 +125,11 @@ class Viewer:
         dimension comes first.
         """
         kl, order = self.information
-        order = order[:max_dims]
+        order = order[: self.rows(max_dims)]
+        steps = max(3, (self.columns(steps) - 1) // 2 * 2 + 1)  # odd: the mean is in the middle
         means = self.posterior.mean
         center = means.mean(0)
-        spread = (means.var(0) + self.mean_posterior_variance()).sqrt()
+        spread = self.aggregate_std()
         factors = torch.linspace(-3, 3, steps, device=means.device)
         z = means[:1].repeat(len(order) * steps, 1).unflatten(0, (len(order), steps))
         for row, dimension in enumerate(order.tolist()):
@@ -131,9 +151,11 @@ class Viewer:
             "dimension",
         )
 
-    def mean_posterior_variance(self) -> Tensor:
-        """The mean over the images of the posterior variance of each latent dimension, (L,)."""
-        return moments(self.posterior).std.square().mean(0)
+    def aggregate_std(self) -> Tensor:
+        """The standard deviation of each latent dimension under the aggregate posterior, (L,)."""
+        means = self.posterior.mean
+        between = means.var(0, correction=min(1, len(means) - 1))  # 0 for a single image
+        return (between + moments(self.posterior).std.square().mean(0)).sqrt()
 
     @cached_property
     def information(self) -> tuple[Tensor, Tensor]:
@@ -158,15 +180,18 @@ class Viewer:
         second = torch.where(curved, (t * safe).sin() / safe.sin(), t)
         return first * start + second * end
 
-    def interpolations(self, count: int = 8, steps: int = 11) -> Grid:
-        """Draws spherical interpolations between the posterior means of successive test images."""
-        images = self.decoded_interpolations(count, steps)
+    def interpolations(self, count: int | None = None, steps: int = 11) -> Grid:
+        """Draws spherical interpolations between the posterior means of successive test images.
+
+        Without ``count``, they are as many as fit, and at most 8. There must be two images.
+        """
+        images = self.decoded_interpolations(count, max(2, self.columns(steps)))
         title = "From one test image to the next, along a great circle"
         return Grid(images, title, self.subtitle, x_axis="t from 0 to 1")
 
-    def decoded_interpolations(self, count: int, steps: int) -> Tensor:
+    def decoded_interpolations(self, count: int | None, steps: int) -> Tensor:
         """Decoded interpolations between successive test images: (count, steps, D, H, W)."""
-        count = min(count, len(self.images) - 1)
+        count = min(count or self.rows(8), len(self.images) - 1)
         means = self.posterior.mean[: count + 1]
         z = self.interpolation(means[:-1], means[1:], steps)
         labels = self.labels[:count, None].expand(-1, steps)
@@ -180,6 +205,7 @@ class Viewer:
         figure 4, https://arxiv.org/abs/1312.6114.
         """
         assert self.module.latent_dim == 2
+        side = min(self.columns(side), self.rows(side))
         probability = (
             torch.arange(side, device=self.images.device, dtype=torch.float32) + 0.5
         ) / side
@@ -190,8 +216,7 @@ class Viewer:
         reach = f"from {-end:.2f} to {end:.2f}"
         if not isinstance(self.module.prior(self.module.encoder), StandardNormal):
             reach += " sd of the aggregate posterior"
-            means = self.posterior.mean
-            z = means.mean(0) + z * (means.var(0) + self.mean_posterior_variance()).sqrt()
+            z = self.posterior.mean.mean(0) + z * self.aggregate_std()
         labels = torch.zeros(len(z), dtype=torch.long, device=z.device)
         images = self.decode(z, labels).unflatten(0, (side, side))
         return Grid(
@@ -200,13 +225,14 @@ class Viewer:
             self.subtitle,
             x_axis=f"z0 {reach}",
             y_axis=f"z1 {reach}",
-            scale=1,
+            size=28,
         )
 
-    def latents(self, projection: str = "pca", count: int = 2000) -> Scatter:
+    def latents(self, projection: str = "pca", count: int | None = None) -> Scatter:
         """Draws posterior means by label; more than two dimensions are projected onto a plane.
 
-        Labels that are no integers are rounded.
+        Labels that are no integers are rounded. Without ``count``, they are those of all images.
+        There must be two images.
         """
         means, labels = self.posterior.mean[:count].double().cpu(), self.labels[:count].cpu()
         labels = labels.round().long() if labels.is_floating_point() else labels
@@ -225,7 +251,8 @@ class Viewer:
         elif self.module.latent_dim > 2:
             centered = means - means.mean(0)
             _, values, directions = torch.linalg.svd(centered, full_matrices=False)
-            shares = (values[:2] ** 2 / (values**2).sum()).tolist()
+            total = (values**2).sum().clamp(min=1e-300)  # it is 0 if all means are equal
+            shares = (values[:2] ** 2 / total).tolist()
             title = "Posterior means E[z|x], first two principal components"
             axes = tuple(
                 f"component {number} ({share:.0%} of the variance)"
@@ -235,14 +262,19 @@ class Viewer:
         return Scatter(means, labels, title, self.subtitle, *axes)
 
     def kl_bars(self) -> Bars:
-        """Draws the KL, or the information, of each latent dimension as bars, largest first."""
+        """Draws the KL, or the information, of each latent dimension as bars, largest first.
+
+        Of many dimensions, only the largest are drawn.
+        """
         kl, order = self.information
-        names: Sequence[str] = [f"z{dimension}" for dimension in order.tolist()]
+        shown = order[:MOST_BARS]
+        only = f"the largest {len(shown)} of {len(order):,}; " if len(shown) < len(order) else ""
+        names: Sequence[str] = [f"z{dimension}" for dimension in shown.tolist()]
         return Bars(
-            kl[order].tolist(),
+            kl[shown].tolist(),
             names,
             f"{self.information_name()} of each latent dimension",
-            self.subtitle,
+            only + self.subtitle,
             f"{self.information_name()}, nats per image",
         )
 

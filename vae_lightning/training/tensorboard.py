@@ -11,9 +11,11 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
+from torch import Tensor
 
 from vae_lightning.config.compose import TRAINING_GROUPS, leaves
 from vae_lightning.data.images import ImageData
+from vae_lightning.data.shown import shown_count, visible
 from vae_lightning.storage.run_folder import of_run, read_choices, to_dict
 from vae_lightning.training.module import VAE
 
@@ -43,6 +45,8 @@ UNCOMPARED_KEYS = (
 FOLDER = "tensorboard"  # in a run folder
 END_SUFFIX = ".end"  # of the file that records how the run ended
 EMBEDDED_IMAGES = 1000  # test images in the embedding projector
+EMBEDDED_VALUES = 500_000  # coordinates of all of them, which are stored as text
+THUMBNAIL_SIDE = 64  # pixels; TensorBoard shows no sheet of more than 8192 pixels along a side
 
 
 class ScalarLogger(TensorBoardLogger):
@@ -161,17 +165,36 @@ def remove_end(run: Path) -> None:
 
 
 def write_embedding(trainer: Trainer, module: VAE, data: ImageData) -> None:
-    """Posterior means with their images for the embedding projector."""
-    images, condition = data.inputs("test", slice(EMBEDDED_IMAGES))
+    """Posterior means with their images for the embedding projector.
+
+    They are fewer than EMBEDDED_IMAGES if the images are large or the latent dimensions many.
+    """
+    count = min(shown_count(EMBEDDED_IMAGES, data.pixels), EMBEDDED_VALUES // module.latent_dim)
+    images, condition = data.inputs("test", slice(max(1, count)))
     with torch.no_grad():
         means = module.eval().to(images.device).encoder(images, condition).mean
     means = F.pad(
         means, (0, max(0, 3 - module.latent_dim))
     )  # the projector shows nothing of fewer than 3 dimensions
-    labels = data.labels["test"][:EMBEDDED_IMAGES].tolist()
+    labels = data.labels["test"][: len(images)].tolist()
     logger_of(trainer).experiment.add_embedding(
-        means, labels, images, trainer.global_step, "posterior_means"
+        means, labels, thumbnails(images), trainer.global_step, "posterior_means"
     )
+
+
+def thumbnails(images: Tensor) -> Tensor:
+    """Images (N, C, H, W) as TensorBoard requires them: (N, 1 or 3, S, S), square and small.
+
+    The images are centered on white squares. S is the longer side, or THUMBNAIL_SIDE if it is
+    longer than that.
+    """
+    shown = visible(images)
+    height, width = shown.shape[-2:]
+    side = max(height, width)
+    left, top = (side - width) // 2, (side - height) // 2
+    borders = (left, side - width - left, top, side - height - top)
+    square = F.pad(shown, borders, value=1.0)
+    return F.interpolate(square, THUMBNAIL_SIDE, mode="area") if side > THUMBNAIL_SIDE else square
 
 
 def flatten(node: Mapping[str, object]) -> dict[str, object]:

@@ -23,7 +23,8 @@ from vae_lightning.training.module import VAE
 from vae_lightning.verification.quadrature import Grid
 
 MAX_LATENT_DIM = 2
-DECODED_AT_ONCE = 1024  # points; their images take 6 MB for 784 pixels in float64
+DECODED_AT_ONCE = 1024  # points, if their images have at most DECODED_PIXELS together
+DECODED_PIXELS = 10_000_000  # 80 MB in float64
 BOX_STDS = 6.0  # half width of a box in standard deviations; 2e-9 of a normal lies outside
 REGION_DEPTH_NATS = 25.0  # points this far below the maximum log density are neglected
 BOX_SAMPLES = 4096  # samples of a prior or posterior that determine its box
@@ -148,6 +149,11 @@ def check_posterior(
     )
 
 
+def points_at_once(x: Tensor) -> int:
+    """Returns how many points are decoded at once to images of the size of x (B, C, H, W)."""
+    return max(4, min(DECODED_AT_ONCE, DECODED_PIXELS // x[0].numel()))
+
+
 def log_joint(module: VAE, x: Tensor, z: Tensor, condition: Condition = UNCONDITIONAL) -> Tensor:
     """Returns log p(x|z) + log p(z) of images x (B, C, H, W) at points z (P, L): (P, B)."""
     if condition.label is not None and len(x) > 1:  # the decoded images depend on the label
@@ -156,7 +162,7 @@ def log_joint(module: VAE, x: Tensor, z: Tensor, condition: Condition = UNCONDIT
             [log_joint(module, x[index], z, condition.take(index)) for index in single], dim=1
         )
     prior, parts = module.prior(module.encoder), []
-    for part in z.unsqueeze(1).split(DECODED_AT_ONCE):
+    for part in z.unsqueeze(1).split(points_at_once(x)):
         likelihood = module.decoder(part, condition)
         recon = torch.cat([likelihood.recon(image) for image in x.split(1)], dim=1)
         parts.append(prior.log_prob(part) - recon - likelihood.log_normalizer)
@@ -213,7 +219,7 @@ def sampled_bound(module: VAE, x: Tensor, condition: Condition) -> Tensor:
     """Returns single-sample estimates of the ELBO, computed as in training: (ELBO_SAMPLES,)."""
     estimates = []
     all_noise = noise("bound", 1, ELBO_SAMPLES, module.latent_dim)
-    for eps in all_noise.split(DECODED_AT_ONCE // 4, dim=1):
+    for eps in all_noise.split(points_at_once(x) // 4, dim=1):
         count = eps.shape[1]
         terms = module(x.expand(count, -1, -1, -1), eps, condition.expand(count))
         estimates.append(-elbo(terms))

@@ -119,7 +119,8 @@ def read_rows(values: np.ndarray, kind: Format, positions: Sequence[int]) -> lis
 def read_arrays(root: Path, key: str | None = None) -> dict[str, np.ndarray]:
     """The arrays of a file, or of all files in a folder, by their names.
 
-    ``key`` is what the path is called in messages. Raises ConfigError if there are none, and for a file that is damaged or holds Python objects.
+    ``key`` is what the path is called in messages. Raises ConfigError if there are none, and for a
+    file that is damaged or holds Python objects.
     """
     where = key or f"data.root={root}"
     if root.is_dir():
