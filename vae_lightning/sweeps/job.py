@@ -26,6 +26,7 @@ from vae_lightning.config.fallback import use_fallback
 from vae_lightning.runs import start
 from vae_lightning.runs.stored import CONFIG
 from vae_lightning.storage.run_folder import new_folder, read_status
+from vae_lightning.sweeps.page import write_page
 from vae_lightning.sweeps.plots import save_plot
 from vae_lightning.sweeps.results import collect, settings
 from vae_lightning.sweeps.tables import write_papers
@@ -123,6 +124,11 @@ def report_tables(folder: Path) -> None:
     results = collect([folder])
     write_papers(settings(results), folder)
     write_columns(results, folder)
+
+
+def report_page(folder: Path) -> None:
+    """Writes the page of a sweep."""
+    write_page(collect([folder]), folder)
 
 
 def report_plot(folder: Path, name: str) -> None:

@@ -151,7 +151,10 @@ def read_result(
 
 def best_epoch(rows: Sequence[Mapping[str, str]]) -> dict[str, object]:
     """The terms of the epoch of best.ckpt; a run that was pruned has no metrics.json."""
-    values = [{name: float(text) for name, text in row.items() if "/" in name} for row in rows]
+    values = [
+        {name: float(text) for name, text in row.items() if name.startswith(("val/", "train/"))}
+        for row in rows
+    ]
     name = "val/neg_elbo"
     if not values:
         return {}

@@ -73,7 +73,7 @@ def plan_search(cfg: DictConfig, words: Words) -> SearchPlan:
     if len(metrics) > 1 and cfg.search.pruner != "none":
         raise ConfigError(
             f"search.pruner={cfg.search.pruner}: must be none with several metrics"
-            f" (search.metric={metrics})"
+            f" (search.metric=[{','.join(metrics)}])"
         )
     for name in metrics:
         if name.startswith("val/") and not cfg.data.val_size:
