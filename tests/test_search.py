@@ -75,6 +75,13 @@ class TestSpace:
         assert domain("a=range(2,9)").word(8) == "a=8"
         assert domain("+a=x,y").word("+a=y") == "+a=y"
 
+    @pytest.mark.attack("damaged file")
+    @pytest.mark.parametrize("value", ["a=3", "b=1", 9, "${oc.env:HOME}", None])
+    @pytest.mark.parametrize("word", ["a=1,2", "a=interval(0,5)", "a=range(2,5)"])
+    def test_a_value_of_a_damaged_study_is_refused(self, word: str, value: object) -> None:
+        with pytest.raises(ConfigError, match="must not have the value"):
+            domain(word).word(value)
+
     @pytest.mark.attack("wrong command")
     @pytest.mark.parametrize(
         ("typed", "message"),

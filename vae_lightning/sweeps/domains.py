@@ -41,13 +41,17 @@ class Domain(NamedTuple):
         return self.words if self.scale is None else (self.words[0], self.words[-1])
 
     def word(self, value: float | str) -> str:
-        """The word KEY=VALUE of a drawn value; a choice is such a word already."""
-        if self.scale is None or isinstance(value, str):
-            return str(value)
-        if self.scale.is_integer:
-            return f"{self.key}={value}"
-        rounded = float(f"{value:.{DIGITS}g}")
-        return f"{self.key}={min(max(rounded, self.scale.low), self.scale.high)}"
+        """The word KEY=VALUE of a drawn value; a choice is such a word already.
+
+        Raises ConfigError for a value that is not one of this key: a study may be damaged.
+        """
+        if self.scale is None:
+            if value in self.words:
+                return str(value)
+        elif isinstance(value, int | float) and self.scale.low <= value <= self.scale.high:
+            rounded = value if self.scale.is_integer else float(f"{value:.{DIGITS}g}")
+            return f"{self.key}={min(max(rounded, self.scale.low), self.scale.high)}"
+        raise ConfigError(f"{self.typed}: must not have the value {value}")
 
 
 def domain_of(override: Override) -> Domain:
