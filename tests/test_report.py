@@ -10,7 +10,7 @@ from PIL import Image
 from benchmarks.fork_server import ForkServer
 from helpers import rows
 from vae_lightning.checks.errors import ConfigError
-from vae_lightning.sweeps import plots, results, tables
+from vae_lightning.sweeps import importance, page, plots, results, tables
 from vae_lightning.sweeps.plan import Plan
 from vae_lightning.sweeps.results import Setting
 
@@ -123,6 +123,35 @@ def test_plots_show_the_numbers(folder: Path) -> None:
     axes = Figure().add_subplot()
     plots.learning_curves(axes, groups, ["a", "b"])
     assert sorted(line.get_ydata()[-1] for line in axes.lines)[0] == pytest.approx(30 + 1 / 3)
+
+
+def test_the_page_holds_all_jobs_and_escapes_their_texts(folder: Path) -> None:
+    name = results.collect([folder])[-2].folder / "status.json"
+    name.write_text(json.dumps({"state": "failed", "reason": "</script><b>"}))
+    path = page.write_page(results.collect([folder]), folder)
+    text = path.read_text()
+    data = json.loads(text.split('id="data">')[1].split("</script>")[0])
+    assert [job["state"] for job in data["jobs"]] == ["finished"] * 4 + ["failed", "not started"]
+    assert data["jobs"][4]["reason"] == "</script><b>"
+    assert data["keys"] == ["objective.beta", "seed"]
+    assert data["jobs"][0]["values"] == [31, 30.5, 30.333]
+    assert (folder / data["jobs"][0]["href"]).is_dir()
+    assert text.count("</script>") == 3
+    assert len(text) < 5.5e6
+
+
+def test_the_importance_is_that_of_the_option_that_decides() -> None:
+    found = [
+        results.Result(
+            Path(), {"a": str(a), "b": b}, "finished", "", {"val/neg_elbo": a + (b == "x") / 100}
+        )
+        for a in range(5)
+        for b in ("x", "y")
+    ]
+    shares = importance.importance(found, ["a", "b"], "val/neg_elbo")
+    assert shares["a"] > 0.99
+    assert sum(shares.values()) == pytest.approx(1, abs=1e-3)
+    assert importance.importance(found[:4], ["a", "b"], "val/neg_elbo") == {}
 
 
 @pytest.mark.attack("wrong command")

@@ -18,7 +18,7 @@ from vae_lightning.checks.errors import ConfigError, Interrupted
 from vae_lightning.config.compose import compose
 from vae_lightning.storage.lock import claim
 from vae_lightning.sweeps.display import Display, Entry, LiveTable
-from vae_lightning.sweeps.driver import Driver, Work, reason_of
+from vae_lightning.sweeps.driver import Driver, entry_of, reason_of
 from vae_lightning.sweeps.grammar import product, read_words
 from vae_lightning.sweeps.job import Task
 from vae_lightning.sweeps.launchers.slots import Need, Slots, visible_devices
@@ -33,6 +33,7 @@ from vae_lightning.sweeps.plan import (
     read_typed,
 )
 from vae_lightning.sweeps.start import list_jobs, resume_sweep, start_sweep
+from vae_lightning.sweeps.work import Jobs, Work
 from vae_lightning.training.signals import StopSignals
 
 DIGITS = ["data=digits", "model.hidden_dims=[8]", "callbacks=none", "trainer.threads=1"]
@@ -323,8 +324,8 @@ def driver(folder: Path, launcher: FakeLauncher, number: int, *, stops: bool = F
         )
         for job in jobs
     ]
-    display = Display([Entry(job, folder / job.name, 3) for job in jobs])
-    return Driver(works, Slots([ONE] * number, 2, [], None, 1), launcher, display, stops)
+    display = Display([entry_of(work) for work in works])
+    return Driver(Jobs(works), Slots([ONE] * number, 2, [], None, 1), launcher, display, stops)
 
 
 class TestDriver:
@@ -415,7 +416,7 @@ class TestDisplay:
     def test_one_line_per_event(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (entry,) = self.entries(1, tmp_path)
         display = Display([entry])
-        display.started(entry.job)
+        display.started(entry)
         display.ended(entry.job, "finished", "", tmp_path / "log")
         shown = capsys.readouterr().out.splitlines()
         assert shown[0] == "[0/1] model.latent_dim=0: running"

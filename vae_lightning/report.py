@@ -1,6 +1,6 @@
 """Compares sweeps and runs: ``python -m vae_lightning.report DIR [DIR ...]``.
 
-Writes tables and plots of all of them together.
+Writes a page, tables and plots of all of them together.
 """
 
 import sys

@@ -5,9 +5,9 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from vae_lightning.checks.errors import ConfigError
-from vae_lightning.checks.ranges import Boolean, Option
+from vae_lightning.checks.ranges import AnyOf, Boolean, Choice, Option
 from vae_lightning.cli.command import OPTIONAL_FOLDER, command
-from vae_lightning.config.options import SWEEP_OPTIONS
+from vae_lightning.config.options import SEARCH_OPTIONS, SWEEP_OPTIONS
 from vae_lightning.sweeps.plan import read_plan
 from vae_lightning.sweeps.results import collect
 from vae_lightning.sweeps.start import resume_sweep
@@ -17,7 +17,15 @@ OPTIONS = {
     "resume": Option("sweep folder; the sweep continues there", OPTIONAL_FOLDER),
     "status": Option("sweep folder; the sweep may still be running", OPTIONAL_FOLDER),
     "trust": Option("with resume: allow your own classes and interpolations", Boolean()),
-    **SWEEP_OPTIONS,
+    "search.trials": Option(
+        "with resume: points that a search draws in all; null: as before",
+        AnyOf((SEARCH_OPTIONS["search.trials"].range, Choice((None,)))),
+    ),
+    "search.storage": Option(
+        "with resume: the database of the search, if it was started with one",
+        SEARCH_OPTIONS["search.storage"].range,
+    ),
+    **{key: option for key, option in SWEEP_OPTIONS.items() if key != "search.kind"},
 }
 
 

@@ -42,6 +42,8 @@ class Interrupted(BaseException):
         run: the run folder; None if there is none yet.
     """
 
+    state = "interrupted"  # that the run has from now on
+
     def __init__(self, number: int, run: Path | None = None) -> None:
         super().__init__(f"interrupted by {signal.Signals(number).name}")
         self.number, self.run = number, run
@@ -50,6 +52,21 @@ class Interrupted(BaseException):
     def exit_code(self) -> int:
         """130 after Ctrl-C, 143 after every other signal."""
         return 130 if self.number == signal.SIGINT else 143
+
+
+class Pruned(Interrupted):
+    """A search ended a run early. What the run needs to continue is saved."""
+
+    state = "pruned"
+
+    def __init__(self, run: Path) -> None:
+        BaseException.__init__(self, "pruned by the search")
+        self.run = run
+
+    @property
+    def exit_code(self) -> int:
+        """The run ended in order."""
+        return 0
 
 
 def one_line(message: object) -> str:

@@ -176,6 +176,24 @@ class Subset(Range):
 
 
 @dataclass(frozen=True)
+class OneOrMore(Range):
+    """A value, or a non-empty list of different values, each of the same range."""
+
+    each: Range
+
+    def contains(self, value: object) -> bool:
+        """Whether the value, or each of the list, is allowed."""
+        values = value if isinstance(value, list) else [value]
+        is_distinct = all(one not in values[:place] for place, one in enumerate(values))
+        return bool(values) and is_distinct and all(map(self.each.contains, values))
+
+    @property
+    def allowed(self) -> str:
+        """The value in words."""
+        return f"{self.each.allowed}, or a list of several"
+
+
+@dataclass(frozen=True)
 class Text(Range):
     """A text that is not empty, such as a path; it must end in ``ending``, or in one of several."""
 

@@ -49,7 +49,7 @@ def compose(name: str, overrides: list[str]) -> DictConfig:
             return hydra.compose(name, words, return_hydra_config=True)
         except MissingConfigException as error:
             group, _, choice = (error.missing_cfg_file or "").rpartition("/")
-            options = [option for option in error.options or [] if option]
+            options = [option for option in error.options or [] if option and option[0] != "_"]
             allowed = f"must be one of {', '.join(options)}" if options else "no such configuration"
             raise ConfigError(f"{group}={choice}: {allowed}{nearest(choice, options)}") from error
         except COMPOSITION_ERRORS as error:

@@ -18,7 +18,13 @@ from vae_lightning.checks.errors import show
 from vae_lightning.checks.ranges import Option
 from vae_lightning.config.compose import CONF, TRAINING_GROUPS, choices, compose
 from vae_lightning.config.instantiate import options_of
-from vae_lightning.config.options import DATA_CLASS, GENERAL_OPTIONS, SWEEP_OPTIONS, class_options
+from vae_lightning.config.options import (
+    DATA_CLASS,
+    GENERAL_OPTIONS,
+    SEARCH_OPTIONS,
+    SWEEP_OPTIONS,
+    class_options,
+)
 from vae_lightning.storage.files import write_text
 
 PACKAGE = "vae_lightning"
@@ -93,6 +99,9 @@ def options_page() -> str:
     lines += [row(key, written_value(cfg, key), option) for key, option in GENERAL_OPTIONS.items()]
     lines += ["", "## Sweeps", "", *header()]
     lines += [row(key, written_value(cfg, key), option) for key, option in SWEEP_OPTIONS.items()]
+    lines += ["", "## Searches", "", *header()]
+    cfg = compose("config", ["search=tpe"])
+    lines += [row(key, written_value(cfg, key), option) for key, option in SEARCH_OPTIONS.items()]
     for group in groups():
         lines += ["", f"## {group}", ""]
         for name in choices(group):

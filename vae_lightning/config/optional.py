@@ -19,3 +19,10 @@ def require_packages(option: str, packages: tuple[str, ...]) -> None:
         # no extra of this package: pip would look up its name, which others may own, in an index
         command = f"pip install {' '.join(missing)}"
         raise ConfigError(f"{option}: requires packages that are not installed: {command}")
+
+
+def require_search(option: str) -> None:
+    """Raises ConfigError, with the pip command to run, if Optuna is not installed."""
+    if find_spec("optuna") is None:
+        command = 'pip install "vae_lightning[search]"'
+        raise ConfigError(f"{option}: requires an extra that is not installed: {command}")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from vae_lightning.checks.errors import ConfigError, nearest
+from vae_lightning.checks.errors import ConfigError, nearest, show
 from vae_lightning.checks.ranges import (
     SEEDS,
     AnyOf,
@@ -22,6 +22,7 @@ from vae_lightning.checks.ranges import (
     Integers,
     List,
     Number,
+    OneOrMore,
     Option,
     Text,
     check_value,
@@ -120,6 +121,7 @@ GENERAL_OPTIONS: dict[str, Option] = {
     ),
     "trust": Option("whether a stored configuration may name classes of other packages", Boolean()),
 }
+SEARCHES = ("random", "tpe", "gp", "qmc")  # the choices of the group search other than grid
 # options of how the jobs of a sweep are run; a run has none of them
 SWEEP_OPTIONS: dict[str, Option] = {
     "launcher.kind": Option("where jobs run", Choice(("local",))),
@@ -128,11 +130,32 @@ SWEEP_OPTIONS: dict[str, Option] = {
         AnyOf((Choice(("auto",)), Integer(1))),
     ),
     "launcher.per_device": Option("jobs of one process that share a GPU", Integer(1)),
+    "search.kind": Option("how the points are chosen", Choice(("grid", *SEARCHES))),
     "sweep.on_error": Option(
         "after a failed job, continue with the others or stop them", Choice(("continue", "stop"))
     ),
 }
-SWEEP_SECTIONS = ("launcher", "sweep")
+# terms that every run logs after each epoch; the test images must not decide about an option
+METRICS = tuple(
+    f"{split}/{term}" for split in ("val", "train") for term in ("neg_elbo", "recon", "kl", "loss")
+)
+# options of a search; a grid has none of them
+SEARCH_OPTIONS: dict[str, Option] = {
+    "search.trials": Option("points that are drawn in all", Integer(1)),
+    "search.metric": Option(
+        "what is minimized; several ask for a Pareto front", OneOrMore(Choice(METRICS))
+    ),
+    "search.pruner": Option(
+        "ends jobs that are worse than others after as many epochs",
+        Choice(("none", "median", "hyperband")),
+    ),
+    "search.seed": Option("seed of the draws", SEEDS),
+    "search.storage": Option(
+        "URL of a database for the study; null: study.log in the sweep folder",
+        AnyOf((Text("a URL"), Choice((None,)))),
+    ),
+}
+SWEEP_SECTIONS = ("launcher", "search", "sweep")
 REQUIRED_SECTIONS = [section for section in SECTIONS if section != "experiment"]
 # sections of which no option may be removed; an optional argument of a class may be
 COMPLETE_SECTIONS = ("", "data", "trainer", "accelerator")
@@ -174,18 +197,31 @@ def data_keys() -> frozenset[str]:
 
 
 def check_sweep_options(cfg: DictConfig) -> None:
-    """Raises ConfigError for a wrong option of how the jobs of a sweep are run."""
+    """Raises ConfigError for a wrong option of how the jobs of a sweep are chosen and run."""
+    described = SWEEP_OPTIONS | SEARCH_OPTIONS
     for section in SWEEP_SECTIONS:
         given = cfg.get(section)
         keys = [f"{section}.{key}" for key in given or ()]
         for key in keys:
-            if key not in SWEEP_OPTIONS:
-                raise ConfigError(f"{key}: no such key{nearest(key, SWEEP_OPTIONS)}")
-        for key, option in SWEEP_OPTIONS.items():
-            if key.startswith(f"{section}."):
-                if key not in keys:
-                    raise ConfigError(f"{key}: must not be removed")
-                check_value(key, OmegaConf.select(cfg, key), option)
+            if key not in described:
+                raise ConfigError(f"{key}: no such key{nearest(key, described)}")
+        for key, option in described.items():
+            if not key.startswith(f"{section}."):
+                continue
+            if key not in keys:
+                raise ConfigError(f"{key}: must not be removed")
+            value = selected(cfg, key)
+            if key not in SEARCH_OPTIONS or cfg.search.kind != "grid":
+                check_value(key, value, option)
+            elif value is not None:
+                needed = f"requires search={', '.join(SEARCHES[:-1])} or {SEARCHES[-1]}"
+                raise ConfigError(f"{key}={show(value)}: {needed}; a grid runs every combination")
+
+
+def selected(cfg: DictConfig, key: str) -> object:
+    """The value of a dotted key, as plain Python."""
+    section, _, name = key.rpartition(".")
+    return plain(cfg[section], name)
 
 
 def check_complete(cfg: DictConfig) -> None:

@@ -107,6 +107,15 @@ def draw_grid(picture: Grid) -> Image.Image:
     return canvas
 
 
+def first_row(path: Path, rows: int) -> Image.Image:
+    """The first row of a square grid without names, as ``draw_grid`` has drawn it."""
+    with Image.open(path) as saved:
+        picture = saved.convert("RGB")
+    top = MARGIN + TITLE + SMALL + 14
+    height = picture.height - top - MARGIN + GAP
+    return picture.crop((MARGIN, top, MARGIN + height, top + height // rows))
+
+
 def with_axes(subtitle: str, x_axis: str, y_axis: str = "") -> str:
     """A subtitle with the names of the axes that have one."""
     x = f"   x: {x_axis}" if x_axis else ""

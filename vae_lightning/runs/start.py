@@ -144,7 +144,7 @@ def run(
     except Interrupted as interruption:
         if interruption.run is not None:
             command = f"python -m vae_lightning.train resume={shlex.quote(str(interruption.run))}"
-            print(f"interrupted. To continue: {command}", file=sys.stderr)
+            print(f"{interruption.state}. To continue: {command}", file=sys.stderr)
         raise
     if result is not None:
         print(result.table)

@@ -11,7 +11,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigTypeError
 
-from vae_lightning.checks.errors import ConfigError, Interrupted
+from vae_lightning.checks.errors import ConfigError, Interrupted, Pruned
 from vae_lightning.storage.files import TEMPORARY, read_json, write_json, write_text
 from vae_lightning.storage.lock import LOCK, claim
 
@@ -28,8 +28,9 @@ RECORD_LOGGER = "vae_lightning.record"
 # what a run writes before its configuration
 FIRST_FILES = {LOCK, "status.json", "train.log", ".hydra/overrides.yaml", ".hydra/hydra.yaml"}
 # nodes of a composed configuration that a run does not store
-OTHER_NODES = ("hydra", "launcher", "sweep")
-STATES = ("running", "finished", "interrupted", "failed")
+OTHER_NODES = ("hydra", "launcher", "search", "sweep")
+STATES = ("running", "finished", "interrupted", "pruned", "failed")
+STOP = Path("stop")  # a file with which a search asks a run to end after its current epoch
 
 
 @contextmanager
@@ -199,6 +200,10 @@ def recorded(run: Path) -> Iterator[None]:
     try:
         write_status(run, "running")
         yield
+    except Pruned as error:
+        write_status(run, error.state)
+        logger.info("%s", error)
+        raise
     except (Interrupted, KeyboardInterrupt) as error:
         write_status(run, "interrupted")
         logger.info("interrupted")
@@ -213,5 +218,6 @@ def recorded(run: Path) -> Iterator[None]:
     else:
         write_status(run, "finished")
     finally:
+        (run / STOP).unlink(missing_ok=True)
         logger.removeHandler(handler)
         handler.close()

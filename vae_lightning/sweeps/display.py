@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
 LOG_LINES = 5  # of a failed job that are shown
 REDRAWN_S = 0.5
-COLORS = {"running": "cyan", "finished": "green", "failed": "red", "interrupted": "yellow"}
+COLORS = {
+    "running": "cyan",
+    "finished": "green",
+    "pruned": "blue",
+    "failed": "red",
+    "interrupted": "yellow",
+}
 
 
 @dataclass
@@ -59,10 +65,19 @@ def duration(seconds: float) -> str:
 
 
 class Display:
-    """Prints one line per event."""
+    """Prints one line per event.
+
+    Args:
+        entries: the jobs that are known; those of a search are drawn one by one.
+    """
 
     def __init__(self, entries: Sequence[Entry]) -> None:
-        self.entries: Mapping[str, Entry] = {entry.job.name: entry for entry in entries}
+        self.entries: dict[str, Entry] = {entry.job.name: entry for entry in entries}
+        self.total = len(self.entries)
+
+    def expect(self, number: int) -> None:
+        """So many more jobs will come, or fewer if the number is negative."""
+        self.total += number
 
     def __enter__(self) -> "Display":
         return self
@@ -74,9 +89,9 @@ class Display:
         """Prints a line, without characters that a terminal would obey."""
         print(escaped(text), flush=True)
 
-    def started(self, job: Job) -> None:
-        """A job was started."""
-        entry = self.entries[job.name]
+    def started(self, entry: Entry) -> None:
+        """A job was started; it may be a new one."""
+        entry = self.entries.setdefault(entry.job.name, entry)
         entry.state, entry.started = "running", time.monotonic()
         self.event(entry)
 
@@ -105,7 +120,7 @@ class Display:
         )
         took = duration(time.monotonic() - entry.started) if entry.state != "running" else ""
         details = ", ".join(part for part in (terms, took) if part)
-        text = f"[{done}/{len(self.entries)}] {entry.job}: {entry.state}"
+        text = f"[{done}/{self.total}] {entry.job}: {entry.state}"
         self.say(f"{text}, {details}" if details else text)
 
     def tick(self) -> None:
@@ -158,9 +173,10 @@ class LiveTable(Display):
         from rich.table import Table
         from rich.text import Text
 
-        order = ("running", "failed", "interrupted", "finished", "waiting")
+        order = ("running", "failed", "interrupted", "finished", "pruned", "waiting")
         entries = sorted(self.entries.values(), key=lambda entry: order.index(entry.state))
         counts = [sum(entry.state == state for entry in entries) for state in order]
+        counts[-1] += self.total - len(entries)
         summary = ", ".join(f"{n} {state}" for n, state in zip(counts, order, strict=True) if n)
         hidden = len(entries) - max(1, most)
         caption = f"{summary}{f'; {hidden} not shown' if hidden > 0 else ''}"

@@ -6,29 +6,18 @@ driver imports no PyTorch.
 
 import contextlib
 import signal
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from vae_lightning.checks.errors import one_line
 from vae_lightning.storage.run_folder import write_failure
-from vae_lightning.sweeps.display import Display
-from vae_lightning.sweeps.job import Task
+from vae_lightning.sweeps.display import Display, Entry
 from vae_lightning.sweeps.launchers.local import LocalLauncher, Running
-from vae_lightning.sweeps.launchers.slots import Need, Seat, Slots
-from vae_lightning.sweeps.plan import Job
+from vae_lightning.sweeps.launchers.slots import Seat, Slots
+from vae_lightning.sweeps.work import Jobs, Work, state_of
 from vae_lightning.training.signals import StopSignals
 
 POLLED_S = 0.2
-
-
-class Work(NamedTuple):
-    """A job that is not finished, and what it takes to run it."""
-
-    job: Job
-    task: Task
-    need: Need
-    epochs: int
 
 
 class Active(NamedTuple):
@@ -44,7 +33,7 @@ class Driver:
     """Starts jobs as slots become free, and records how they end.
 
     Args:
-        works: the jobs to run, in order.
+        jobs: says which jobs are to be run.
         slots: what they claim.
         launcher: starts their processes.
         display: shows what happens.
@@ -53,13 +42,14 @@ class Driver:
 
     def __init__(
         self,
-        works: Sequence[Work],
+        jobs: Jobs,
         slots: Slots,
         launcher: LocalLauncher,
         display: Display,
         stops_on_error: bool,
     ) -> None:
-        self.waiting, self.active = list(works), list[Active]()
+        self.jobs, self.active = jobs, list[Active]()
+        self.waiting: Work | None = None  # the next job, for which there was no room
         self.slots, self.launcher, self.display = slots, launcher, display
         self.stops_on_error = stops_on_error
         self.is_stopping = False
@@ -67,30 +57,37 @@ class Driver:
     def run(self, stop: StopSignals) -> None:
         """Runs all jobs; after a signal, asks the running ones to save and waits for them."""
         with stop.deferred(self.kill_all):
-            while self.active or (self.waiting and not self.is_stopping):
+            while True:
                 if stop.received is not None and not self.is_stopping:
                     self.ask_to_stop()
                 if not self.is_stopping:
                     self.start_waiting()
+                if not self.active:
+                    break
                 self.launcher.wait([each.running for each in self.active], POLLED_S)
                 for each in list(self.active):
                     if (code := each.running.exit_code()) is not None:
                         self.end(each, code)
+                self.jobs.watch([each.work for each in self.active])
                 self.display.tick()
 
     def start_waiting(self) -> None:
         """Starts the next jobs for which there is room."""
-        for work in list(self.waiting):
+        while not self.slots.is_full:
+            work = self.waiting or self.jobs.next()
+            if work is None:
+                break
             seat = self.slots.take(work.need)
             if seat is None:
+                self.waiting = work
                 break
-            self.waiting.remove(work)
+            self.waiting = None
             variables = {"CUDA_VISIBLE_DEVICES": ",".join(seat.devices)} if seat.devices else {}
             task = work.task._replace(threads=seat.threads, variables=variables)
             size = task.log.stat().st_size if task.log.is_file() else 0
             running = self.launcher.run(task, work.need.processes)
             self.active.append(Active(work, running, seat, size))
-            self.display.started(work.job)
+            self.display.started(entry_of(work))
 
     def end(self, active: Active, code: int) -> None:
         """Records how a job has ended, and frees what it held."""
@@ -100,7 +97,7 @@ class Driver:
         job, task = active.work.job, active.work.task
         reason = ""
         if code == 0:
-            state = "finished"
+            state = "pruned" if state_of(task.folder) == "pruned" else "finished"
         elif code in (130, 143):
             state = "interrupted"
         else:
@@ -109,6 +106,7 @@ class Driver:
                 write_failure(task.folder, reason)
             if self.stops_on_error:
                 self.ask_to_stop()
+        self.jobs.ended(active.work, state)
         self.display.ended(job, state, reason, task.log)
 
     def ask_to_stop(self) -> None:
@@ -121,6 +119,11 @@ class Driver:
         """Kills all running jobs at once."""
         for each in self.active:
             each.running.kill()
+
+
+def entry_of(work: Work) -> Entry:
+    """What is shown of a job."""
+    return Entry(work.job, work.task.folder, work.epochs)
 
 
 def reason_of(log: Path, start: int, code: int) -> str:

@@ -10,9 +10,10 @@ from hydra.core.override_parser.types import Override
 
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.config.compose import COMPOSITION_ERRORS, choices, literal_path
+from vae_lightning.sweeps.domains import Domain, domain_of
 
 # keys that say how the jobs are run, not what they are
-DRIVER_KEYS = ("hydra.mode", "hydra.sweep", "hydra.sweeper", "launcher", "sweep")
+DRIVER_KEYS = ("hydra.mode", "hydra.sweep", "hydra.sweeper", "launcher", "search", "sweep")
 REFUSED_KEYS = {
     "resume": "must not be given in a sweep; vae_lightning.sweep resume=DIR continues one",
     "hydra.run.dir": "must not be given in a sweep; hydra.sweep.dir names its folder",
@@ -26,9 +27,14 @@ class Words(NamedTuple):
     """The overrides of a sweep by their meaning."""
 
     fixed: list[str]  # the same for every job
-    swept: dict[str, list[str]]  # key -> its words KEY=VALUE, without repeated ones
+    domains: dict[str, Domain]  # swept key -> its values
     driver: list[str]  # how the jobs are run
     repeated: int  # words that were left out
+
+    @property
+    def swept(self) -> dict[str, list[str]]:
+        """Swept key -> its words KEY=VALUE; of an interval, its two ends."""
+        return {key: domain.words for key, domain in self.domains.items()}
 
 
 class GroupOptions:
@@ -47,8 +53,8 @@ class GroupOptions:
 def read_words(typed: Sequence[str], config_dir: str | None = None) -> Words:
     """Sorts the overrides of a sweep; of a key that is given twice, the last one counts.
 
-    Raises ConfigError for a word that Hydra cannot parse, for an empty list of values, and for a
-    key that a sweep does not have.
+    Raises ConfigError for a word that Hydra cannot parse, for a key without a value, and for a key
+    that a sweep does not have.
     """
     parser = OverridesParser.create(config_loader=GroupOptions(config_dir))  # pyright: ignore[reportArgumentType] - the grammar uses this method only
     words, repeated = Words([], {}, [], 0), 0
@@ -67,9 +73,8 @@ def read_words(typed: Sequence[str], config_dir: str | None = None) -> Words:
         elif is_driver:
             raise ConfigError(f"{override.input_line}: must have one value")
         else:
-            values = expand(override)
-            words.swept[key] = list(dict.fromkeys(values))
-            repeated += len(values) - len(words.swept[key])
+            words.domains[key] = domain = domain_of(override)
+            repeated += domain.repeated
     return words._replace(repeated=repeated)
 
 
@@ -81,20 +86,6 @@ def bare_key(override: Override) -> str:
 def is_part(key: str, name: str) -> bool:
     """Whether a key is the named one or within it."""
     return key == name or key.startswith(f"{name}.")
-
-
-def expand(override: Override) -> list[str]:
-    """The words KEY=VALUE of a swept override, at least one."""
-    if override.is_interval_sweep():
-        raise ConfigError(
-            f"{override.input_line}: must be a list, choice, range or glob; an interval has no"
-            " finite number of values"
-        )
-    key = override.get_key_element()
-    words = [f"{key}={value}" for value in override.sweep_string_iterator()]
-    if not words:
-        raise ConfigError(f"{override.input_line}: must have at least one value")
-    return words
 
 
 def product(swept: Mapping[str, Sequence[str]]) -> Iterable[tuple[str, ...]]:

@@ -25,7 +25,8 @@ from vae_lightning.config.environment import is_started_process
 from vae_lightning.config.fallback import use_fallback
 from vae_lightning.runs import start
 from vae_lightning.runs.stored import CONFIG
-from vae_lightning.storage.run_folder import new_folder
+from vae_lightning.storage.run_folder import new_folder, read_status
+from vae_lightning.sweeps.page import write_page
 from vae_lightning.sweeps.plots import save_plot
 from vae_lightning.sweeps.results import collect, settings
 from vae_lightning.sweeps.tables import write_papers
@@ -82,7 +83,9 @@ def obey(connection: Connection, stop: StopSignals) -> None:
 
 
 def train(task: Task, stop: StopSignals) -> None:
-    """Starts, continues or, if it is finished already, leaves the run of a task."""
+    """Starts, continues or, if it is finished or pruned already, leaves the run of a task."""
+    if read_status(task.folder).get("state") == "pruned":  # by an earlier driver, a moment ago
+        return
     cfg: DictConfig = pickle.loads(task.cfg)
     if (task.folder / CONFIG).is_file():
         start.resume(task.folder, ["trust=true"] if cfg.trust else [], stop)
@@ -121,6 +124,11 @@ def report_tables(folder: Path) -> None:
     results = collect([folder])
     write_papers(settings(results), folder)
     write_columns(results, folder)
+
+
+def report_page(folder: Path) -> None:
+    """Writes the page of a sweep."""
+    write_page(collect([folder]), folder)
 
 
 def report_plot(folder: Path, name: str) -> None:

@@ -16,12 +16,17 @@ from vae_lightning.runs.start import check_initial
 from vae_lightning.runs.untrusted import check_plain, check_size, own_mirrors
 from vae_lightning.storage.files import write_text
 from vae_lightning.storage.run_folder import of_run
+from vae_lightning.sweeps.domains import Domain, check_for_grid
 from vae_lightning.sweeps.grammar import Words, product, read_words
 from vae_lightning.sweeps.names import job_name
+from vae_lightning.sweeps.search_plan import SearchPlan, check_same_search, plan_search, read_search
 
 KEY = "hydra.sweep.dir"  # the option that names the folder
 SWEEP = Path("sweep.yaml")  # in a sweep folder
 SWEEP_MODE = RunMode.MULTIRUN
+# sweep.yaml of a search grows with each point: the writer in C takes a tenth of the time
+DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 Grid = dict[str, list[str]]  # swept key -> its words KEY=VALUE
 
 
@@ -40,10 +45,11 @@ class Plan(NamedTuple):
     """A sweep as its folder records it."""
 
     fixed: list[str]  # the overrides of every job
-    grids: list[Grid]  # one for each command that added values
+    grids: list[Grid]  # one for each command that added values; of a search, one for each point
     base: dict[str, object]  # the configuration of the first job, flat: dotted key -> value
     config_dir: str | None
     replaced: dict[str, str]  # data set -> the one that is used because its files were not found
+    search: SearchPlan | None = None  # None: a grid
 
     @property
     def jobs(self) -> list[Job]:
@@ -51,18 +57,44 @@ class Plan(NamedTuple):
         found: dict[str, Job] = {}
         for grid in self.grids:
             for words in product(grid):
-                job = Job(job_name(words), words, (*self.fixed, *words))
+                job = self.job(words)
                 found.setdefault(job.name, job)
         return list(found.values())
 
     @property
     def keys(self) -> list[str]:
         """The swept keys."""
-        return list(self.grids[0])
+        return list(self.domains if self.search else self.grids[0])
+
+    @property
+    def domains(self) -> dict[str, Domain]:
+        """Key -> what a search draws from; empty for a grid."""
+        return self.search.words(self.config_dir).domains if self.search else {}
+
+    @property
+    def first(self) -> tuple[str, ...]:
+        """The swept words with which the base configuration is composed."""
+        if self.search:
+            return tuple(domain.words[0] for domain in self.domains.values())
+        return self.jobs[0].swept
+
+    def job(self, words: Sequence[str]) -> Job:
+        """The job of some swept words."""
+        return Job(job_name(words), tuple(words), (*self.fixed, *words))
+
+    def probes(self) -> list[Job]:
+        """Jobs that differ from the first one in one extreme value each, to check a search."""
+        first = list(self.first)
+        probes = [self.job(first)]
+        for place, domain in enumerate(self.domains.values()):
+            others = [word for word in domain.extremes if word != first[place]]
+            probes += [self.job([*first[:place], word, *first[place + 1 :]]) for word in others]
+        return probes
 
     def write(self, folder: Path) -> None:
         """Writes sweep.yaml."""
-        text = yaml.safe_dump(dict(self._asdict()), sort_keys=False, allow_unicode=True, width=110)
+        content = self._asdict() | {"search": dict(self.search._asdict()) if self.search else None}
+        text = yaml.dump(content, None, DUMPER, sort_keys=False, allow_unicode=True, width=110)
         write_text(folder / SWEEP, text)
 
 
@@ -73,12 +105,14 @@ def read_plan(folder: Path, key: str) -> Plan:
     try:
         text = (folder / SWEEP).read_text(encoding="utf-8")
         check_size(text)
-        plan = Plan(**yaml.safe_load(text))
+        content = yaml.load(text, LOADER)
+        search = content.pop("search", None)
+        plan = Plan(**content, search=read_search(search) if search else None)
         words = [
             *plan.fixed,
             *(word for grid in plan.grids for each in grid.values() for word in each),
         ]
-        is_valid = plan.grids and all(isinstance(word, str) for word in words)
+        is_valid = (plan.grids or plan.search) and all(isinstance(word, str) for word in words)
     except (ConfigError, yaml.YAMLError, TypeError, AttributeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{key}={folder}: {SWEEP} is damaged ({error})") from error
     if not is_valid:
@@ -89,7 +123,7 @@ def read_plan(folder: Path, key: str) -> Plan:
 def check_trusted(plan: Plan, key: str) -> None:
     """Raises ConfigError for a stored sweep whose words would read values of this machine."""
     try:
-        check_plain([plan.fixed, *plan.grids])
+        check_plain([plan.fixed, *plan.grids, plan.search.space if plan.search else []])
     except ConfigError as error:
         raise ConfigError(f"{key}: {error}; set trust=true if the sweep is yours") from error
 
@@ -108,7 +142,11 @@ def read_typed(typed: Sequence[str], config_dir: str | None) -> tuple[Plan, Word
         cfg = first_configuration(words, config_dir)
     options.check_sweep_options(cfg)
     folder = str(Path(config_dir).resolve()) if config_dir else None
-    return Plan(words.fixed, [words.swept], flat_base(cfg), folder, {}), words, cfg
+    plan = Plan(words.fixed, [], flat_base(cfg), folder, {})
+    if cfg.search.kind == "grid":
+        check_for_grid(list(words.domains.values()))
+        return plan._replace(grids=[words.swept]), words, cfg
+    return plan._replace(search=plan_search(cfg, words)), words, cfg
 
 
 def first_configuration(words: Words, config_dir: str | None) -> DictConfig:
@@ -154,8 +192,9 @@ def extended(stored: Plan, typed: Plan, folder: Path) -> Plan:
             f"{KEY}={folder}: must be swept over {show_keys(stored.keys)} as before, not"
             f" {show_keys(typed.keys)}; use a new folder"
         )
-    first = stored.jobs[0]
-    now = compose("config", [*search_path(typed.config_dir), *typed.fixed, *first.swept])
+    if typed.search or stored.search:
+        check_same_search(stored.search, typed.search, folder)
+    now = compose("config", [*search_path(typed.config_dir), *typed.fixed, *stored.first])
     bases = (stored.base, flat_base(now))
     pairs = {
         key: [base.get(key, "not set") for base in bases]
@@ -171,6 +210,9 @@ def extended(stored: Plan, typed: Plan, folder: Path) -> Plan:
             f"{KEY}={folder}: must have the configuration of this sweep"
             f" ({'; '.join(changed[:3])}{'; ...' if len(changed) > 3 else ''}); use a new folder"
         )
+    if typed.search:
+        assert stored.search
+        return stored._replace(search=typed.search._replace(study=stored.search.study))
     have = {job.name for job in stored.jobs}
     if all(job.name in have for job in typed.jobs):
         return stored

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from vae_lightning.checks.errors import ConfigError, escaped
 from vae_lightning.runs.stored import CONFIG, OVERRIDES
 from vae_lightning.runs.untrusted import read_overrides
-from vae_lightning.storage.files import read_json, write_csv
+from vae_lightning.storage.files import read_csv, read_json, write_csv
 from vae_lightning.sweeps.plan import SWEEP, read_plan
 
 SCORES = (
@@ -48,6 +48,7 @@ class Result(NamedTuple):
     data: str  # the data set that was used
     scores: dict[str, float]
     reason: str = ""
+    metrics: tuple[str, ...] = ()  # what the search minimizes that drew the job
 
 
 class Setting(NamedTuple):
@@ -72,7 +73,7 @@ class Setting(NamedTuple):
 
 
 def collect(folders: Iterable[Path]) -> list[Result]:
-    """The results of sweeps and runs; those of finished jobs first, the best one at the top.
+    """The results of sweeps and runs: finished jobs, pruned ones, others; the best ones first.
 
     Raises ConfigError for a folder that is neither a sweep nor a run.
     """
@@ -80,13 +81,15 @@ def collect(folders: Iterable[Path]) -> list[Result]:
     for folder in folders:
         if (folder / SWEEP).is_file():
             plan = read_plan(folder, "sweep")
-            found += [read_result(folder / job.name, job.overrides) for job in plan.jobs]
+            metrics = tuple(plan.search.metrics) if plan.search else ()
+            found += [read_result(folder / job.name, job.overrides, metrics) for job in plan.jobs]
         elif (folder / CONFIG).is_file():
             found.append(read_result(folder))
         else:
             raise ConfigError(f"{folder}: must be the folder of a sweep or of a run")
     score = ranked_by(found)
-    return sorted(found, key=lambda each: (each.state != "finished", rank(each.scores, score)))
+    order = {"finished": 0, "pruned": 1}
+    return sorted(found, key=lambda each: (order.get(each.state, 2), rank(each.scores, score)))
 
 
 def rank(scores: Mapping[str, float], score: str | None) -> float:
@@ -95,34 +98,76 @@ def rank(scores: Mapping[str, float], score: str | None) -> float:
 
 
 def ranked_by(results: Sequence[Result]) -> str | None:
-    """The score by which results are sorted: the first one that all finished jobs have."""
+    """The score by which results are sorted: the first one that all finished jobs have.
+
+    The results of one search are sorted by what it minimizes.
+    """
     done = [each for each in results if each.state == "finished"]
-    return next((s for s in RANKED_BY if done and all(s in each.scores for each in done)), None)
+    searched = {each.metrics for each in results}
+    names = (*(searched.pop() if len(searched) == 1 else ()), *RANKED_BY)
+    return next((s for s in names if done and all(s in each.scores for each in done)), None)
 
 
-def read_result(folder: Path, overrides: Sequence[str] | None = None) -> Result:
+def best_of(results: Sequence[Result]) -> list[Result]:
+    """The best finished results: the first one or, with several metrics, the Pareto front.
+
+    Of a result in the front, no other one is better in one metric and as good in all others.
+    """
+    done = [each for each in results if each.state == "finished"]
+    names = results[0].metrics if results else ()
+    if len(names) < 2 or not all(set(names) <= each.scores.keys() for each in done):
+        return done[:1] if ranked_by(results) else []
+    points = [tuple(each.scores[name] for name in names) for each in done]
+    return [
+        each
+        for each, point in zip(done, points, strict=True)
+        if not any(
+            other != point and all(a <= b for a, b in zip(other, point, strict=True))
+            for other in points
+        )
+    ]
+
+
+def read_result(
+    folder: Path, overrides: Sequence[str] | None = None, metrics: tuple[str, ...] = ()
+) -> Result:
     """The result of a job; ``overrides`` are those that its folder records unless given."""
     try:
         if overrides is None:
             overrides = read_overrides((folder / OVERRIDES).read_text(encoding="utf-8"))
-        metrics, status = read_json(folder / "metrics.json"), read_json(folder / "status.json")
+        final, status = read_json(folder / "metrics.json"), read_json(folder / "status.json")
+        state = str(status.get("state", "not started"))
+        if state == "pruned":
+            final = best_epoch(read_csv(folder / "metrics.csv"))
     except (OSError, UnicodeDecodeError, ConfigError) as error:
         return Result(folder, {}, "damaged", "", {}, escaped(str(error)))
-    names = {*SCORES, *RANKED_BY}
+    names = {*SCORES, *RANKED_BY, *metrics}
     scores = {
         name: float(value)
-        for name, value in metrics.items()
+        for name, value in final.items()
         if name in names and isinstance(value, int | float)
     }
-    state = str(status.get("state", "not started"))
     return Result(
         folder,
         compared_options(overrides),
         state,
-        data_of(folder, metrics),
-        scores if state == "finished" else {},
+        data_of(folder, final),
+        scores if state in ("finished", "pruned") else {},
         str(status.get("reason", "")),
+        metrics,
     )
+
+
+def best_epoch(rows: Sequence[Mapping[str, str]]) -> dict[str, object]:
+    """The terms of the epoch of best.ckpt; a run that was pruned has no metrics.json."""
+    values = [
+        {name: float(text) for name, text in row.items() if name.startswith(("val/", "train/"))}
+        for row in rows
+    ]
+    name = "val/neg_elbo"
+    if not values:
+        return {}
+    return dict(min(values, key=lambda row: row[name]) if name in values[0] else values[-1])
 
 
 def compared_options(overrides: Iterable[str]) -> dict[str, str]:
@@ -177,7 +222,7 @@ def job_row(result: Result) -> dict[str, object]:
         **result.options,
         "state": result.state,
         "data": result.data,
-        **{score: result.scores.get(score, "") for score in SCORES},
+        **{score: result.scores.get(score, "") for score in (*SCORES, *result.metrics)},
         "folder": result.folder.name,
         **({"reason": result.reason} if result.reason else {}),
     }

@@ -3,7 +3,7 @@
 import pickle
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -11,15 +11,15 @@ from typing import NamedTuple
 from omegaconf import DictConfig
 
 from vae_lightning.checks.errors import ConfigError, Interrupted, counted
+from vae_lightning.config.optional import require_search
 from vae_lightning.runs.untrusted import check_links
 from vae_lightning.storage.files import TEMPORARY
 from vae_lightning.storage.lock import claim
-from vae_lightning.storage.run_folder import new_folder, read_status
-from vae_lightning.sweeps.display import Entry, make_display
-from vae_lightning.sweeps.driver import Driver, Work
-from vae_lightning.sweeps.job import Task
+from vae_lightning.storage.run_folder import new_folder
+from vae_lightning.sweeps.display import Display, make_display
+from vae_lightning.sweeps.driver import Driver, entry_of
 from vae_lightning.sweeps.launchers.local import LocalLauncher
-from vae_lightning.sweeps.launchers.slots import Slots, need_of, visible_devices
+from vae_lightning.sweeps.launchers.slots import Slots, visible_devices
 from vae_lightning.sweeps.plan import (
     KEY,
     SWEEP,
@@ -32,18 +32,22 @@ from vae_lightning.sweeps.plan import (
     read_typed,
 )
 from vae_lightning.sweeps.results import collect, link_best, write_tables
+from vae_lightning.sweeps.search import Search
+from vae_lightning.sweeps.study import connect
 from vae_lightning.sweeps.tables import terminal_table
+from vae_lightning.sweeps.work import ENDED, Jobs, Work, make_work, state_of
 from vae_lightning.training import threads
 from vae_lightning.training.signals import StopSignals
-
-LOCKS, LOGS = ".locks", "logs"  # folders in a sweep folder
 
 
 def list_jobs(typed: Sequence[str], config_dir: str | None) -> str:
     """The jobs of a sweep, one per line: the folder and the overrides. Starts none."""
     plan, _, _ = read_typed(typed, config_dir)
-    for job in plan.jobs:
+    for job in plan.probes() if plan.search else plan.jobs:
         configuration(job, plan)
+    if plan.search:
+        drawn = counted(plan.search.trials, "point")
+        return f"search={plan.search.kind} draws {drawn} of {shlex.join(plan.search.space)}"
     return "\n".join(f"{job.name}  {shlex.join(job.overrides)}" for job in plan.jobs)
 
 
@@ -73,6 +77,12 @@ def resume_sweep(cfg: DictConfig) -> bool:
     plan = read_plan(folder, "resume")
     if not cfg.trust:
         check_trusted(plan, f"resume={folder}")
+    if cfg.search.trials is not None:
+        if plan.search is None:
+            raise ConfigError(f"search.trials={cfg.search.trials}: requires a search, not a grid")
+        plan = plan._replace(search=plan.search._replace(trials=cfg.search.trials))
+    if plan.search:
+        require_search(f"search={plan.search.kind}")
     with preloading() as launcher:
         return run_plan(plan, Request(cfg, folder, True, False, cfg.trust, load), launcher)
 
@@ -104,35 +114,53 @@ def run_plan(plan: Plan, request: Request, launcher: LocalLauncher) -> bool:
         if request.continues:
             stack.enter_context(existing_folder(folder))
         left = [job for job in plan.jobs if state_of(folder / job.name) != "finished"]
-        jobs = {job: configuration(job, plan, request.trust) for job in left}
+        checked = plan.probes() if plan.search else left
+        cfgs = {job: configuration(job, plan, request.trust) for job in checked}
+        storage = connect(request.cfg.search.storage, plan.search) if plan.search else None
         stop = stack.enter_context(StopSignals())
         if not request.continues:
             folder = stack.enter_context(new_folder(folder, request.renames, KEY))
-        plan = find_data(plan, jobs, launcher)
+        plan = find_data(plan, cfgs, launcher)
         if not request.continues:
             stack.enter_context(claim(folder, KEY))
         folder = folder.resolve()
         plan.write(folder)
         devices = visible_devices()
-        works = make_works(plan, jobs, folder, devices)
-        slots = make_slots(works, request.cfg, cores, devices)
-        print(first_line(plan, len(jobs), slots, folder))
-        return run_works(works, slots, request.cfg, folder, launcher, stop)
+        works = [make_work(job, cfg, plan, folder, devices) for job, cfg in cfgs.items()]
+        slots = make_slots(plan, works, request.cfg, cores, devices)
+        print(first_line(plan, len(left), slots, folder))
+
+        def make_jobs(display: Display) -> Jobs:
+            if plan.search is None:
+                return Jobs(works)
+
+            def make(job: Job, plan: Plan) -> Work:
+                cfg = configuration(job, plan, request.trust)
+                return make_work(job, cfg, plan, folder, devices)
+
+            epochs = max(work.epochs for work in works)
+            return Search(plan, folder, storage, make, display, epochs)
+
+        entries = [] if plan.search else [entry_of(work) for work in works]
+        display = make_display(entries)
+        run_jobs(make_jobs, slots, display, request.cfg, folder, launcher, stop)
+        return report(folder, launcher)
 
 
-def run_works(
-    works: Sequence[Work],
+def run_jobs(
+    make_jobs: Callable[[Display], Jobs],
     slots: Slots,
+    display: Display,
     cfg: DictConfig,
     place: Path,
     launcher: LocalLauncher,
     stop: StopSignals,
-) -> bool:
-    """Runs the jobs, writes the tables even after a signal, and prints the table."""
-    entries = [Entry(work.job, work.task.folder, work.epochs) for work in works]
+) -> None:
+    """Runs the jobs, and writes the tables even after a signal."""
     try:
-        with make_display(entries) as display:
-            Driver(works, slots, launcher, display, cfg.sweep.on_error == "stop").run(stop)
+        with display:
+            jobs = make_jobs(display)
+            Driver(jobs, slots, launcher, display, cfg.sweep.on_error == "stop").run(stop)
     except Interrupted:
         command = f"python -m vae_lightning.sweep resume={shlex.quote(str(place))}"
         print(f"interrupted. To continue: {command}", file=sys.stderr)
@@ -141,11 +169,16 @@ def run_works(
         results = collect([place])
         write_tables(results, place)
         link_best(results, place)
+
+
+def report(place: Path, launcher: LocalLauncher) -> bool:
+    """Writes what compares the jobs, prints the table, and returns whether all have ended well."""
+    results = collect([place])
     if any(result.state == "finished" for result in results):
         launcher.report(place)
     print("", terminal_table(results), "", sep="\n")
     print(f"{place}\ntensorboard --logdir {shlex.quote(str(place))}")
-    return all(result.state == "finished" for result in results)
+    return all(result.state in ENDED for result in results)
 
 
 @contextmanager
@@ -156,14 +189,6 @@ def existing_folder(folder: Path) -> Iterator[None]:
         for path in folder.glob(f"{TEMPORARY}*"):  # not those of jobs, which may still be saving
             path.unlink(missing_ok=True)
         yield
-
-
-def state_of(job: Path) -> str:
-    """The state of a job; a damaged status.json counts as a job that has to continue."""
-    try:
-        return str(read_status(job).get("state", "not started"))
-    except ConfigError:
-        return "damaged"
 
 
 def find_data(plan: Plan, jobs: dict[Job, DictConfig], launcher: LocalLauncher) -> Plan:
@@ -187,38 +212,28 @@ def find_data(plan: Plan, jobs: dict[Job, DictConfig], launcher: LocalLauncher) 
     return plan._replace(replaced=replaced)
 
 
-def make_works(
-    plan: Plan, jobs: dict[Job, DictConfig], place: Path, devices: Sequence[str]
-) -> list[Work]:
-    """What each job takes, and where its files are."""
-    (place / LOCKS).mkdir(exist_ok=True)
-    works = []
-    for job, cfg in jobs.items():
-        task = Task(
-            place / job.name,
-            job.overrides,
-            pickle.dumps(cfg),
-            place / LOGS / f"{job.name}.log",
-            place / LOCKS / job.name,
-            plan.replaced.get(cfg.data.name, cfg.data.name) != cfg.data.name,
-        )
-        works.append(Work(job, task, need_of(cfg, devices), cfg.trainer.max_epochs))
-    return works
-
-
-def make_slots(works: Sequence[Work], cfg: DictConfig, cores: int, devices: Sequence[str]) -> Slots:
+def make_slots(
+    plan: Plan, works: Sequence[Work], cfg: DictConfig, cores: int, devices: Sequence[str]
+) -> Slots:
     """The slots of this machine for these jobs."""
     number = None if cfg.launcher.slots == "auto" else cfg.launcher.slots
     needs = [work.need for work in works]
+    if plan.search:
+        needs = [max(needs, key=lambda need: need.cores)] * plan.search.trials
     return Slots(needs, cores, devices, number, cfg.launcher.per_device)
 
 
 def first_line(plan: Plan, left: int, slots: Slots, place: Path) -> str:
     """What is about to be run, and on which data."""
     done = len(plan.jobs) - left
-    parts = [counted(left, "job"), f"{slots.number} at a time"]
-    if done:
-        parts.insert(1, f"{done} finished before")
+    if plan.search:
+        points = f"{plan.search.kind} search of {counted(plan.search.trials, 'point')}"
+        before = [f"{len(plan.jobs)} drawn before"] if plan.jobs else []
+        parts = [points, *before, f"{slots.number} at a time"]
+    else:
+        parts = [counted(left, "job"), f"{slots.number} at a time"]
+        if done:
+            parts.insert(1, f"{done} finished before")
     data = [
         name if used == name else f"{used} instead of {name}, whose files were not found"
         for name, used in plan.replaced.items()

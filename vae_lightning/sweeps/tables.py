@@ -11,8 +11,8 @@ from vae_lightning.sweeps.results import (
     SCORES,
     Result,
     Setting,
+    best_of,
     differing,
-    ranked_by,
     settings,
 )
 
@@ -35,10 +35,9 @@ def terminal_table(results: Sequence[Result]) -> str:
     keys = differing([each.options for each in results])
     if seeds and not others:
         keys = [key for key in keys if key != "seed"]
-    rows = [setting_cells(group, keys) for group in groups]
+    best = [each.folder for each in best_of(results)]
+    rows = [setting_cells(group, keys, best) for group in groups]
     rows += [job_cells(each, keys) for each in others]
-    if groups and ranked_by(results):
-        rows[0][""] = BEST_MARK
     names = [
         name for name in ("", *keys, "state", "data", "n", *SHOWN.values()) if used(rows, name)
     ]
@@ -55,11 +54,12 @@ def used(rows: Sequence[dict[str, object]], name: str) -> bool:
     return bool(values - {1}) if name == "n" else bool(values)
 
 
-def setting_cells(setting: Setting, keys: Sequence[str]) -> dict[str, object]:
-    """The cells of a setting, as in ``31.20 ± 0.12``."""
+def setting_cells(setting: Setting, keys: Sequence[str], best: Sequence[Path]) -> dict[str, object]:
+    """The cells of a setting, as in ``31.20 ± 0.12``; ``best`` are the folders to be marked."""
     cells: dict[str, object] = {key: setting.options.get(key, "") for key in keys}
     if len(setting.results) == 1:
         cells |= {key: setting.results[0].options.get(key, "") for key in keys}
+    cells[""] = BEST_MARK if any(each.folder in best for each in setting.results) else ""
     cells |= {"state": "finished", "data": setting.results[0].data, "n": len(setting.results)}
     return cells | {column: spread(setting, score) for score, column in SHOWN.items()}
 
@@ -77,8 +77,10 @@ def spread(setting: Setting, score: str, sign: str = " ± ") -> str:
 
 
 def job_cells(result: Result, keys: Sequence[str]) -> dict[str, object]:
-    """The cells of a job that is not finished."""
-    return {**{key: result.options.get(key, "") for key in keys}, "state": result.state}
+    """The cells of a job that is not finished; one that was pruned has scores too."""
+    scores = {SHOWN[name]: f"{result.scores[name]:.2f}" for name in SHOWN if name in result.scores}
+    options = {key: result.options.get(key, "") for key in keys}
+    return {**options, "state": result.state, **scores}
 
 
 def markdown(groups: Sequence[Setting]) -> str:

@@ -132,6 +132,7 @@ class LocalLauncher:
         """Writes the report of a sweep in processes that have imported what they need."""
         processes = [
             self.context.Process(target=job.report_tables, args=(folder,)),
+            self.context.Process(target=job.report_page, args=(folder,)),
             *(self.context.Process(target=job.report_plot, args=(folder, name)) for name in PLOTS),
         ]
         for process in processes:

@@ -62,9 +62,14 @@ class Slots:
         self.share = max(1, cores // self.number)
         self.taken = 0
 
+    @property
+    def is_full(self) -> bool:
+        """Whether as many jobs run as may run at a time."""
+        return self.taken >= self.number
+
     def take(self, need: Need) -> Seat | None:
         """A seat for a job; None if it has to wait. A job that is alone always gets one."""
-        if self.taken >= self.number:
+        if self.is_full:
             return None
         cores = need.cores if need.threads else max(self.share, need.processes)
         if self.taken and self.counts_cores and cores > self.free_cores:

@@ -5,7 +5,8 @@ import signal
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from vae_lightning.checks.errors import Interrupted
+from vae_lightning.checks.errors import Interrupted, Pruned
+from vae_lightning.storage.run_folder import STOP
 from vae_lightning.training.callbacks.recorder import Recorder
 from vae_lightning.training.signals import StopSignals
 
@@ -43,9 +44,15 @@ class Interrupt(Checkpoint):
             raise self.interrupted()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stops between two epochs; the recorder has saved."""
+        """Stops between two epochs; the recorder has saved.
+
+        Here, a search may ask for it too.
+        """
         if self.is_asked(trainer):
             raise self.interrupted()
+        run = self.recorder.run
+        if any_rank(trainer, trainer.is_global_zero and (run / STOP).exists()):
+            raise Pruned(run)
 
     def on_test_batch_end(
         self,
@@ -62,11 +69,15 @@ class Interrupt(Checkpoint):
 
     def is_asked(self, trainer: Trainer) -> bool:
         """Whether a signal was received on any rank."""
-        asked = self.stop.received is not None
-        if trainer.world_size > 1:
-            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
-        return asked
+        return any_rank(trainer, self.stop.received is not None)
 
     def interrupted(self) -> Interrupted:
         """The exception; a process that received no signal itself takes it for SIGTERM."""
         return Interrupted(self.stop.received or signal.SIGTERM)
+
+
+def any_rank(trainer: Trainer, condition: bool) -> bool:
+    """Whether a condition holds on any rank; every rank must call this."""
+    if trainer.world_size == 1:
+        return condition
+    return trainer.strategy.reduce_boolean_decision(condition, all=False)

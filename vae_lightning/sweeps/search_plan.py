@@ -1,0 +1,107 @@
+"""What a search draws from and how, as sweep.yaml records it. Imports no Optuna."""
+
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig
+
+from vae_lightning.checks.errors import ConfigError, show
+from vae_lightning.config.optional import require_search
+from vae_lightning.config.options import SEARCH_OPTIONS, SEARCHES, selected
+from vae_lightning.sweeps.domains import check_for_search
+from vae_lightning.sweeps.grammar import Words, read_words
+
+EXAMPLE = "'optimizer.lr=tag(log,interval(1e-4,1e-2))'"
+# what must not change -> the field that holds it
+COMPARED = {
+    "search": "kind",
+    "search.metric": "metrics",
+    "search.pruner": "pruner",
+    "search.seed": "seed",
+    "search.storage in a database": "is_in_database",
+    "the space": "space",
+}
+
+
+class SearchPlan(NamedTuple):
+    """A search."""
+
+    kind: str
+    trials: int  # points that are drawn in all
+    metrics: list[str]
+    pruner: str
+    seed: int
+    study: str  # its name
+    is_in_database: bool  # whose URL is not recorded, because it may hold a password
+    space: list[str]  # the swept words as they were typed
+
+    def words(self, config_dir: str | None) -> Words:
+        """The swept words by their meaning."""
+        return read_words(self.space, config_dir)
+
+
+def check_same_search(stored: SearchPlan | None, typed: SearchPlan | None, folder: Path) -> None:
+    """Raises ConfigError unless both are the same search, except for the number of points."""
+    for name, field in COMPARED.items():
+        texts = [show_field(search, field) for search in (stored, typed)]
+        if texts[0] != texts[1]:
+            raise ConfigError(
+                f"hydra.sweep.dir={folder}: must be continued by the same search"
+                f" ({name} was {texts[0]}, is {texts[1]}); use a new folder"
+            )
+
+
+def show_field(search: SearchPlan | None, field: str) -> str:
+    """A value of a search in a message."""
+    if search is None:
+        return "grid" if field == "kind" else "not set"
+    value = getattr(search, field)
+    return " ".join(value) if isinstance(value, list) else show(value)
+
+
+def plan_search(cfg: DictConfig, words: Words) -> SearchPlan:
+    """The search that a checked configuration asks for; raises ConfigError if it cannot run."""
+    kind = str(cfg.search.kind)
+    require_search(f"search={kind}")
+    if not words.domains:
+        raise ConfigError(f"search={kind}: requires keys to search, for example {EXAMPLE}")
+    check_for_search(list(words.domains.values()))
+    metric = selected(cfg, "search.metric")
+    metrics = [str(each) for each in (metric if isinstance(metric, list) else [metric])]
+    if len(metrics) > 1 and cfg.search.pruner != "none":
+        raise ConfigError(
+            f"search.pruner={cfg.search.pruner}: must be none with several metrics"
+            f" (search.metric=[{','.join(metrics)}])"
+        )
+    for name in metrics:
+        if name.startswith("val/") and not cfg.data.val_size:
+            raise ConfigError(
+                f"search.metric={name}: requires validation images, but data.val_size=0"
+            )
+    return SearchPlan(
+        kind,
+        cfg.search.trials,
+        metrics,
+        cfg.search.pruner,
+        cfg.search.seed,
+        f"sweep-{secrets.token_hex(4)}",  # several may share a database
+        cfg.search.storage is not None,
+        [domain.typed for domain in words.domains.values()],
+    )
+
+
+def read_search(content: Mapping[str, object]) -> SearchPlan:
+    """The search of a stored sweep; raises ConfigError or TypeError if it is damaged."""
+    fields: dict[str, Any] = dict(content)
+    search = SearchPlan(**fields)
+    values = {"metric": search.metrics, "trials": search.trials, "seed": search.seed}
+    for name, value in (values | {"pruner": search.pruner}).items():
+        if not SEARCH_OPTIONS[f"search.{name}"].range.contains(value):
+            raise ConfigError(f"search.{name}={value}")
+    texts = [search.study, *search.space]
+    are_texts = all(isinstance(each, str) for each in texts)
+    if search.kind not in SEARCHES or not search.space or not are_texts:
+        raise ConfigError("it holds no search")
+    return search
