@@ -22,6 +22,7 @@ GROUPS = (
     "callbacks",
     "launcher",
     "experiment",
+    "debug",
 )
 
 

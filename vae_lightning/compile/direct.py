@@ -57,6 +57,8 @@ class DirectStep:
         parameters, used, first, second, counts = (
             [*column] for column in zip(*(row for row in rows if row[1] is not None), strict=True)
         )
+        if (clipping := self.module.clipping) is not None:
+            used = clipping.clipped(used)
         group = optimizer.param_groups[0]
         adam(
             parameters,
