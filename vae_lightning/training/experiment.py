@@ -42,6 +42,7 @@ from vae_lightning.training.checkpoint import (
 )
 from vae_lightning.training.final_table import final_table
 from vae_lightning.training.finite import locate
+from vae_lightning.training.lightning_progress import number_test
 from vae_lightning.training.module import VAE
 from vae_lightning.training.processes import is_connection_error
 from vae_lightning.training.provenance import write_provenance
@@ -233,6 +234,7 @@ def train_and_test(
             trainer.strategy.barrier("best.ckpt")  # rank 0 still links it while the others go on
             best = read_checkpoint(run / run_folder.BEST, f"resume={run}")
             module.load_state_dict(best["state_dict"])
+            number_test(trainer)
             trainer.test(module, data, verbose=False)
         except Exception as error:
             tensorboard.end_hparams(trainer, "FAILURE")

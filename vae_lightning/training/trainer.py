@@ -92,7 +92,6 @@ def build_trainer(
         "logger": logger,
         "default_root_dir": run,
         "max_epochs": max(epochs(cfg), done),
-        "max_steps": cfg.trainer.max_steps,
         "val_check_interval": data.calls_between_validations,
         "limit_val_batches": None if data.batches_in("val") else 0,
         "accumulate_grad_batches": cfg.trainer.accumulate_grad_batches,

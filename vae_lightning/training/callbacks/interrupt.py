@@ -46,9 +46,8 @@ class Interrupt(Checkpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves and stops after a validation within an epoch."""
-        if trainer.sanity_checking or trainer.should_stop or not is_within_epoch(trainer):
-            return
-        if self.is_asked(trainer):
+        is_end = trainer.sanity_checking or trainer.fit_loop.epoch_loop.done
+        if not is_end and is_within_epoch(trainer) and self.is_asked(trainer):
             self.recorder.save(trainer)
             raise self.interrupted()
 

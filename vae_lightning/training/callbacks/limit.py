@@ -31,6 +31,14 @@ class Limit(Checkpoint):
         self.min_steps, self.min_epochs = min_steps, min_epochs
         self.is_time_over = False
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lets a resumed run that has reached its limit end at once, with its test."""
+        rows = self.recorder.rows
+        seconds = sum(row["seconds"] for row in rows)
+        self.is_time_over = self.max_seconds is not None and seconds >= self.max_seconds
+        has_steps = self.max_steps is not None and rows and rows[-1]["step"] >= self.max_steps
+        trainer.should_stop = bool(self.is_time_over or has_steps)
+
     def on_train_batch_end(
         self,
         trainer: Trainer,

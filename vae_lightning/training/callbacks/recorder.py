@@ -94,11 +94,14 @@ class Recorder(Checkpoint):
         self.is_validated = True
         if not is_within_epoch(trainer):
             return
-        if trainer.should_stop:
+        if trainer.fit_loop.epoch_loop.done:  # the run ends here
             self.hold(trainer)
             return
         self.validating += time.perf_counter() - self.trained
         row = self.add_row(trainer, "val/")
+        terms = {name: value for name, value in row.items() if name.startswith("val/")}
+        if trainer.is_global_zero:  # Lightning logs them later, after a run may have been stopped
+            logger_of(trainer).log_metrics(terms, trainer.global_step - 1)
         if row is self.best():
             temporary = self.write_checkpoint(trainer)
             if trainer.is_global_zero:
@@ -110,13 +113,18 @@ class Recorder(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Adds the row and saves."""
         assert isinstance(pl_module, VAE)
-        trained = self.trained if self.is_validated else time.perf_counter()
+        is_validated = self.is_validated
+        trained = self.trained if is_validated else time.perf_counter()
         images = pl_module.sums["train"].finished_images
         row = self.add_row(trainer)
         row["images_per_second"] = images / (trained - self.started - self.validating)
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         logged = {"optimizer/lr": rate, "speed/images_per_second": row["images_per_second"]}
-        logged |= {name: float(value) for name, value in trainer.logged_metrics.items()}
+        logged |= {
+            name: float(value)
+            for name, value in trainer.logged_metrics.items()
+            if is_validated or not name.startswith("val/")
+        }
         if trainer.is_global_zero:
             logger_of(trainer).log_epoch(logged, trainer.global_step - 1)
         temporary = self.write_checkpoint(trainer)
