@@ -28,7 +28,7 @@ class Clipping(NamedTuple):
         return (self.limit / (norm + EPSILON)).clamp(max=1.0)
 
     def clipped(self, gradients: Sequence[Tensor]) -> list[Tensor]:
-        """The clipped gradients; as ``clip_``, but without changing anything."""
+        """The clipped gradients, as ``clip_`` computes them."""
         if self.algorithm == "value":
             return [gradient.clamp(-self.limit, self.limit) for gradient in gradients]
         factor = self.factor(gradients)
