@@ -23,6 +23,7 @@ from vae_lightning.data.batches import Batch
 from vae_lightning.objectives import ELBO, Terms, elbo
 from vae_lightning.training.assembly import build_data, build_module
 from vae_lightning.training.module import VAE
+from vae_lightning.training.trainer import steps_per_execution
 
 COMPILED = [
     (),
@@ -38,6 +39,8 @@ COMPILED = [
     ("objective=iwae", "objective.gradient=dreg"),
     ("optimizer=adamw", "optimizer.weight_decay=0.1"),
     ("optimizer.weight_decay=0.1",),
+    ("trainer.gradient_clip_val=0.5",),
+    ("trainer.gradient_clip_val=0.05", "trainer.gradient_clip_algorithm=value"),
     ("annealing=linear", "annealing.steps=7"),
     ("annealing=cyclical", "annealing.steps=4", "objective=capacity"),
     ("annealing=sigmoid", "annealing.steps=6", "objective=iwae"),
@@ -353,13 +356,10 @@ def test_it_compiles_what_is_long_enough_or_asked_for_but_not_what_looks_at_each
 ) -> None:
     cfg = compose("config", ["data=digits", "data.batch_size=80", "accelerator=cpu", *overrides])
     cfg.trust = True
-    data, trainer = (
-        build_data(cfg),
-        Trainer(**QUIET, accelerator="cpu", callbacks=callbacks),
-    )
-    steps = fast_path.steps_per_execution(cfg, trainer)
+    data, trainer = build_data(cfg), Trainer(**QUIET, accelerator="cpu")
+    data.group_batches(steps_per_execution(cfg, callbacks))
     with caplog.at_level(logging.WARNING, "vae_lightning"):
-        assert fast_path.compiles(cfg, trainer, data, steps) == compiles
+        assert fast_path.compiles(cfg, trainer, data) == compiles
     assert ("needs every step" in caplog.text) == (overrides == ("trainer.compile=true",))
 
 

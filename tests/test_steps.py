@@ -4,20 +4,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
-from helpers import QUIET, Command, assert_same_run, tiny, tiny_model
-from vae_lightning.compile import fast_path
+from helpers import Command, assert_same_run, tiny, tiny_model
 from vae_lightning.compile.direct import DirectStep
 from vae_lightning.config.compose import compose
 from vae_lightning.data.batches import Batch
 from vae_lightning.runs.stored import read_stored
 from vae_lightning.training.assembly import build_module
 from vae_lightning.training.module import VAE
-from vae_lightning.training.trainer import silence_notices
+from vae_lightning.training.trainer import silence_notices, steps_per_execution
 
 CHOICES = (
     "data.val_size=100",
@@ -79,22 +78,22 @@ class Watching(Callback):
         (("trainer.steps_per_execution=5",), [EarlyStopping("val/loss")], 5),
         ((), [Watching()], 1),
         ((), [LearningRateMonitor()], 1),
-        (("+trainer.gradient_clip_val=1",), [], 1),
+        (("trainer.gradient_clip_val=1",), [], 16),
+        (("trainer.accumulate_grad_batches=2",), [], 1),
         (("accelerator=ddp_cpu",), [], 1),
     ],
 )
 def test_a_call_is_one_step_if_a_callback_or_an_option_needs_each_step(
     overrides: tuple[str, ...], callbacks: list[Callback], steps: int
 ) -> None:
-    trainer = Trainer(**QUIET, callbacks=callbacks)
-    assert fast_path.steps_per_execution(compose("config", list(overrides)), trainer) == steps
+    assert steps_per_execution(compose("config", list(overrides)), callbacks) == steps
 
 
 @pytest.mark.slow
 def test_gradient_clipping_of_lightning_works(
     train: Command, tiny_root: Path, tmp_path: Path
 ) -> None:
-    clip = "+trainer.gradient_clip_val=1e-30"
+    clip = "trainer.gradient_clip_val=1e-30"
     result = train(
         *CHOICES, clip, "optimizer.eps=1", "hydra.run.dir=run", cwd=tmp_path, data=tiny_root
     )
@@ -140,6 +139,8 @@ class SkipsLayer(nn.Module):
         ("optimizer.weight_decay=0.1",),
         ("optimizer.amsgrad=true",),
         ("optimizer.fused=false",),
+        ("trainer.gradient_clip_val=0.5",),
+        ("trainer.gradient_clip_val=0.01", "trainer.gradient_clip_algorithm=value"),
     ],
     ids=" ".join,
 )

@@ -8,6 +8,7 @@ Imports nothing heavy.
 """
 
 import math
+import re
 from dataclasses import dataclass
 
 from vae_lightning.checks.errors import ConfigError, show
@@ -208,6 +209,28 @@ class Text(Range):
     def allowed(self) -> str:
         """What the text stands for."""
         return self.what
+
+
+@dataclass(frozen=True)
+class Duration(Range):
+    """A time in days, hours, minutes and seconds."""
+
+    def contains(self, value: object) -> bool:
+        """Whether the value is a text such as 00:12:30:00, and more than no time."""
+        if not isinstance(value, str) or not re.fullmatch(r"\d+:\d\d:[0-5]\d:[0-5]\d", value):
+            return False
+        return seconds_of(value) > 0
+
+    @property
+    def allowed(self) -> str:
+        """The format."""
+        return "a time as DD:HH:MM:SS, for example 00:12:30:00"
+
+
+def seconds_of(duration: str) -> int:
+    """The seconds of a time that is written as DD:HH:MM:SS."""
+    days, hours, minutes, seconds = map(int, duration.split(":"))
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ GROUPS = (
     "search",
     "launcher",
     "experiment",
+    "debug",
 )
 
 

@@ -32,8 +32,17 @@ class DirectStep:
         if not self.parameters:
             self.module.take_step(batch, optimizer, step)
             return
-        loss = self.module.loss(batch, step)
-        self.update(optimizer, torch.autograd.grad(loss, self.parameters, allow_unused=True))
+        self.update(optimizer, self.gradients(self.module.loss(batch, step)))
+
+    def gradients(self, loss: Tensor) -> Sequence[Tensor | None]:
+        """The clipped gradient of each parameter; None: the loss did not use it."""
+        if self.module.clipping is None:
+            return torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        for parameter in self.parameters:
+            parameter.grad = None
+        loss.backward()  # no two stored gradients share memory, so that they are clipped in place
+        self.module.clipping.clip_(self.parameters)
+        return [parameter.grad for parameter in self.parameters]
 
     def collect(self, optimizer: Optimizer) -> None:
         """Collects parameters, moments and step counts.

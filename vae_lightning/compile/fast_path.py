@@ -4,31 +4,19 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 from omegaconf import DictConfig
 
 from vae_lightning.compile.direct import DirectStep
 from vae_lightning.compile.onednn import products
-from vae_lightning.config.instantiate import is_within
 from vae_lightning.data.images import ImageData
+from vae_lightning.training.assembly import epochs
 from vae_lightning.training.module import VAE, StepFunction
-from vae_lightning.training.trainer import OWN_TRAINER_KEYS
 
 log = logging.getLogger(__name__)
 
 # Optimizer steps that earn back the time of compiling a graph: see benchmarks/README.md.
 COMPILED_FROM_STEPS = 6_000
-# Keys of cfg.trainer that do not ask Lightning to do something at every step.
-KEYS_WITHOUT_STEP_WORK = {"max_epochs", "devices", "precision", *OWN_TRAINER_KEYS}
-# Hooks of a callback that Lightning calls at every step.
-STEP_HOOKS = (
-    "on_train_batch_start",
-    "on_train_batch_end",
-    "on_before_zero_grad",
-    "on_before_backward",
-    "on_after_backward",
-    "on_before_optimizer_step",
-)
 
 
 @contextmanager
@@ -38,10 +26,8 @@ def accelerate(cfg: DictConfig, trainer: Trainer, module: VAE, data: ImageData) 
     Lightning calls the module once for several optimizer steps. oneDNN multiplies float32 matrices.
     Runs that are long enough use a compiled step.
     """
-    steps = steps_per_execution(cfg, trainer)
-    compiled = compiles(cfg, trainer, data, steps)
-    if steps > 1:
-        data.group_batches(steps)
+    compiled = compiles(cfg, trainer, data)
+    if data.group_size > 1:
         module.use_fast_path(compiled_step(module, data) if compiled else DirectStep(module))
     with products():
         yield
@@ -57,33 +43,20 @@ def compiled_step(module: VAE, data: ImageData) -> StepFunction:
     return CompiledStep(module, data.batch_size)
 
 
-def steps_per_execution(cfg: DictConfig, trainer: Trainer) -> int:
-    """Optimizer steps in one call by Lightning; 1 if something needs every step."""
-    needs_every_step = any(
-        getattr(type(callback), hook) is not getattr(Callback, hook)
-        for callback in trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue] - Lightning sets it without declaring it
-        for hook in STEP_HOOKS
-        if not is_within(type(callback).__module__, ("vae_lightning",))
-    )
-    if needs_every_step or cfg.accelerator.strategy != "auto":
-        return 1
-    if not KEYS_WITHOUT_STEP_WORK.issuperset(cfg.trainer):
-        return 1
-    return cfg.trainer.steps_per_execution
+def compiles(cfg: DictConfig, trainer: Trainer, data: ImageData) -> bool:
+    """Whether the optimizer step is compiled.
 
-
-def compiles(cfg: DictConfig, trainer: Trainer, data: ImageData, steps: int) -> bool:
-    """Whether the optimizer step is compiled, given the steps in one call by Lightning.
-
-    ``trainer.compile=auto`` compiles on a CPU if the run is long enough.
+    ``trainer.compile=auto`` compiles on a CPU if the run is long enough. Steps that Lightning takes
+    one by one are not compiled, and neither are those in which anomalies are looked for.
     """
     choice = cfg.trainer.compile
+    is_possible = data.group_size > 1 and not cfg.trainer.detect_anomaly
     if choice == "auto":
         on_cpu = trainer.strategy.root_device.type == "cpu"
-        is_long = cfg.trainer.max_epochs * data.steps >= COMPILED_FROM_STEPS
-        return steps > 1 and on_cpu and is_long
-    if choice and steps == 1:
+        is_long = data.total_steps(epochs(cfg)) >= COMPILED_FROM_STEPS
+        return is_possible and on_cpu and is_long
+    if choice and not is_possible:
         log.warning(
             "trainer.compile=true: not compiled, as a callback or a trainer option needs every step"
         )
-    return choice and steps > 1
+    return choice and is_possible

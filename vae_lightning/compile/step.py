@@ -115,6 +115,8 @@ class CompiledStep:
         noise = self.module.training_noise(batch, step)
         loss, sums = Loss(self.module)(batch, noise, step)
         loss.backward()
+        if (clipping := self.module.clipping) is not None:
+            clipping.clip_(self.module.parameters())
         optimizer.step()
         return sums
 

@@ -11,6 +11,7 @@ from torch.optim import AdamW, Optimizer
 from vae_lightning.data.batches import Batch
 from vae_lightning.networks import Condition
 from vae_lightning.objectives.annealing import Annealing
+from vae_lightning.training.clipping import Clipping
 from vae_lightning.training.module import VAE
 from vae_lightning.training.sums import term_sums
 
@@ -62,6 +63,7 @@ class Loss(nn.Module):
 def adam(
     loss: Callable[[Tensors], tuple[Tensor, Tensor]],
     decay: str,
+    clipping: Clipping | None,
     parameters: Tensors,
     first: Tensors,
     second: Tensors,
@@ -74,6 +76,7 @@ def adam(
     Args:
         loss: the parameters -> the loss, (), and the sums of its terms, (3,).
         decay: of the weights: ``none``, ``gradient`` (Adam) or ``weights`` (AdamW).
+        clipping: of the gradient.
         parameters: the trained parameters by name.
         first: their first moments.
         second: their second moments.
@@ -82,6 +85,8 @@ def adam(
     """
     one_beta1, beta2, one_beta2, rate, scale, eps, weight = scalars
     gradients, (_, sums) = torch.func.grad_and_value(loss, has_aux=True)(parameters)
+    if clipping is not None:
+        gradients = dict(zip(gradients, clipping.clipped([*gradients.values()]), strict=True))
     for name, parameter in parameters.items():
         # without decay, adding 0 times the weights would be another pass over them
         gradient = gradients[name] + weight * parameter if decay == "gradient" else gradients[name]
@@ -115,7 +120,7 @@ def step_of(
         def loss_of(values: Tensors) -> tuple[Tensor, Tensor]:
             return torch.func.functional_call(loss, (values, others), arguments)
 
-        return (adam(loss_of, decay, parameters, first, second, coefficients),)
+        return (adam(loss_of, decay, loss.vae.clipping, parameters, first, second, coefficients),)
 
     return step
 

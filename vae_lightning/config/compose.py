@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vae_lightning.checks.errors import ConfigError, nearest
+from vae_lightning.config.trainer_options import REFUSED_TRAINER_KEYS
 
 PACKAGE = Path(__file__).resolve().parent.parent
 # in an installed wheel the folder is inside the package, in a checkout it is next to the package
@@ -21,7 +22,7 @@ CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path
 # options whose values are paths
 PATH_KEYS = (
     *("run", "resume", "status", "init_from", "from_config", "output", "images"),
-    *("data.root", "hydra.run.dir", "hydra.sweep.dir"),
+    *("data.root", "trainer.default_root_dir", "hydra.run.dir", "hydra.sweep.dir"),
 )
 # groups that say what is trained and how; the others say on what, where, and what is drawn
 TRAINING_GROUPS = (
@@ -110,6 +111,9 @@ def explain(error: Exception, name: str) -> str:
     unknown = re.search(r"Could not override '([^']*)'", text)
     if unknown:
         key = unknown.group(1)
+        section, _, name = key.partition(".")
+        if section == "trainer" and name in REFUSED_TRAINER_KEYS:
+            return f"{key}: must not be given: {REFUSED_TRAINER_KEYS[name]}"
         valid = known_keys(OmegaConf.to_container(hydra.compose(name)))
         return f"{key}: no such key{nearest(key, valid, exclude=key)}"
     return text.split("\n\n")[0]

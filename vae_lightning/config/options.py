@@ -15,11 +15,9 @@ from vae_lightning.checks.errors import ConfigError, nearest, show
 from vae_lightning.checks.ranges import (
     SEEDS,
     AnyOf,
-    AutoOrBoolean,
     Boolean,
     Choice,
     Integer,
-    Integers,
     List,
     Number,
     OneOrMore,
@@ -29,6 +27,11 @@ from vae_lightning.checks.ranges import (
 )
 from vae_lightning.config.compose import CONF, TRAINING_GROUPS
 from vae_lightning.config.option_table import CLASS_OPTIONS
+from vae_lightning.config.trainer_options import (
+    OWN_OPTIONS,
+    REFUSED_TRAINER_KEYS,
+    TRAINER_OPTIONS,
+)
 from vae_lightning.storage.run_folder import of_run, read_yaml, to_dict
 
 SECTIONS = (
@@ -84,25 +87,7 @@ GENERAL_OPTIONS: dict[str, Option] = {
         "fingerprint that the images must have; a run records that of its images",
         AnyOf((Text("a SHA-256"), NULL)),
     ),
-    "trainer.max_epochs": Option("epochs", Integer(1)),
-    "trainer.devices": Option(
-        "devices, or processes of accelerator=ddp_cpu; a list chooses GPUs; auto: all",
-        AnyOf((Choice(("auto",)), Integer(1), Integers(0))),
-    ),
-    "trainer.precision": Option(
-        "precision of the networks; 16-mixed requires a GPU",
-        Choice(("32", "bf16-mixed", "16-mixed", 32)),
-    ),
-    "trainer.steps_per_execution": Option(
-        "optimizer steps in one call by Lightning; changes no number", Integer(1)
-    ),
-    "trainer.compile": Option(
-        "whether the optimizer step is compiled; auto: in runs of at least 6,000 steps on a CPU",
-        AutoOrBoolean(),
-    ),
-    "trainer.threads": Option(
-        "CPU threads; auto: as many as there are free cores", AnyOf((Choice(("auto",)), Integer(1)))
-    ),
+    **{f"trainer.{key}": option for key, option in (TRAINER_OPTIONS | OWN_OPTIONS).items()},
     "accelerator.accelerator": Option(
         "kind of device", Choice(("auto", "cpu", "gpu", "cuda", "mps"))
     ),
@@ -159,6 +144,31 @@ SWEEP_SECTIONS = ("launcher", "search", "sweep")
 REQUIRED_SECTIONS = [section for section in SECTIONS if section != "experiment"]
 # sections of which no option may be removed; an optional argument of a class may be
 COMPLETE_SECTIONS = ("", "data", "trainer", "accelerator")
+# options of the trainer -> those that would have no effect beside them
+EXCLUSIVE = {
+    "fast_dev_run": (
+        "limit_train_batches",
+        "limit_val_batches",
+        "limit_test_batches",
+        "overfit_batches",
+        "max_steps",
+        "max_time",
+        "min_epochs",
+        "min_steps",
+        "check_val_every_n_epoch",
+        "val_check_interval",
+        "num_sanity_val_steps",
+    ),
+    "overfit_batches": ("limit_train_batches", "limit_val_batches"),
+}
+# the values of these options that ask for nothing; null does so for the others
+NO_EFFECT = {
+    "overfit_batches": 0,
+    "max_steps": -1,
+    "check_val_every_n_epoch": 1,
+    "val_check_interval": 1,
+    "num_sanity_val_steps": 0,
+}
 DATA_CLASS = "vae_lightning.data.images.ImageData"  # its arguments are the keys of cfg.data
 
 Lookup = Callable[[str], Mapping[str, Option]]
@@ -176,6 +186,8 @@ def check_keys(cfg: DictConfig) -> None:
     for key in cfg:
         if key not in (*SECTIONS, *SWEEP_SECTIONS, "hydra"):
             raise ConfigError(f"{key}: no such key{nearest(str(key), SECTIONS)}")
+    for key in cfg.trainer:
+        check_trainer_key(str(key))
     text = OmegaConf.to_yaml(of_run(cfg))
     for key in cfg.data:
         if key not in data_keys() and f"${{data.{key}}}" not in text:
@@ -194,6 +206,15 @@ def check_keys(cfg: DictConfig) -> None:
 def data_keys() -> frozenset[str]:
     """The keys that every data set has."""
     return frozenset(map(str, read_yaml(CONF / "data" / "_images.yaml")))
+
+
+def check_trainer_key(key: str) -> None:
+    """Raises ConfigError, with the reason, for a key that must not be in cfg.trainer."""
+    if key in REFUSED_TRAINER_KEYS:
+        raise ConfigError(f"trainer.{key}: must not be given: {REFUSED_TRAINER_KEYS[key]}")
+    if key not in TRAINER_OPTIONS and key not in OWN_OPTIONS:
+        close = nearest(key, [*TRAINER_OPTIONS, *OWN_OPTIONS])
+        raise ConfigError(f"trainer.{key}: no such key{close}")
 
 
 def check_sweep_options(cfg: DictConfig) -> None:
@@ -303,6 +324,7 @@ def plain(node: DictConfig, name: str) -> object:
 
 def check_together(cfg: DictConfig) -> None:
     """Raises ConfigError for values that do not fit each other."""
+    check_trainer_together(cfg)
     devices, kind = plain(cfg.trainer, "devices"), cfg.accelerator.accelerator
     if devices == "auto":
         return  # checked again when their number is known
@@ -318,6 +340,38 @@ def check_together(cfg: DictConfig) -> None:
     if cfg.data.batch_size % processes:
         size = cfg.data.batch_size
         raise ConfigError(f"data.batch_size={size}: must be divisible by the {processes} processes")
+
+
+def check_trainer_together(cfg: DictConfig) -> None:
+    """Raises ConfigError for options of the trainer of which one would be without effect."""
+    trainer = cfg.trainer
+    for key, others in EXCLUSIVE.items():
+        for other in others if trainer[key] else ():
+            if trainer[other] != NO_EFFECT.get(other):
+                raise ConfigError(
+                    f"trainer.{other}={show(trainer[other])}: must not be given together with"
+                    f" trainer.{key}={show(trainer[key])}"
+                )
+    if trainer.gradient_clip_val is None and trainer.gradient_clip_algorithm != "norm":
+        raise ConfigError(
+            f"trainer.gradient_clip_algorithm={trainer.gradient_clip_algorithm}: requires"
+            " trainer.gradient_clip_val"
+        )
+    if trainer.gradient_clip_val is not None and trainer.precision == "16-mixed":
+        raise ConfigError(
+            "trainer.gradient_clip_val: requires trainer.precision=32 or bf16-mixed, because the"
+            " gradient of 16-mixed is scaled"
+        )
+    if (trainer.min_epochs or 0) > trainer.max_epochs:
+        raise ConfigError(
+            f"trainer.min_epochs={trainer.min_epochs}: must be at most"
+            f" trainer.max_epochs={trainer.max_epochs}"
+        )
+    if trainer.max_steps != -1 and (trainer.min_steps or 0) > trainer.max_steps:
+        raise ConfigError(
+            f"trainer.min_steps={trainer.min_steps}: must be at most"
+            f" trainer.max_steps={trainer.max_steps}"
+        )
 
 
 def process_count(cfg: DictConfig) -> int:

@@ -4,7 +4,7 @@ Batches are made by indexing, without worker processes and without a Python call
 Shapes: N images, B images of a batch, C H W of an image.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -58,8 +58,11 @@ class Batches:
         position: returns (epoch, batches of this epoch that are already done). It is called when
             the first batch of an epoch is requested.
         condition: labels of all images, for a conditional model.
-        group: with 1, the iterator yields batches. With more, it yields iterators over that many
-            batches each, which create each batch on request.
+        count: number of batches that are used; None: all.
+        ends: if given, the iterator yields iterators over groups of batches, which create each
+            batch on request. These are the batches after which the groups end.
+        last: batch of the first epoch after which a group ends in any case, counted on in the next
+            epochs; the training ends there.
         device: of the batches; None: that of the images.
         reads_ahead: read the images of the next batches in a thread, because they are in a file.
     """
@@ -74,30 +77,38 @@ class Batches:
         pixels: Callable[[Tensor, int, int], Tensor] = keep_pixels,
         position: Callable[[], tuple[int, int]] = lambda: (0, 0),
         condition: Condition = UNCONDITIONAL,
-        group: int = 1,
+        count: int | None = None,
+        ends: Sequence[int] | None = None,
+        last: int | None = None,
         device: torch.device | None = None,
         reads_ahead: bool = False,
     ) -> None:
         self.images, self.batch_size = images, batch_size
         self.rank, self.processes = rank, processes
         self.order, self.pixels, self.position, self.condition = order, pixels, position, condition
-        self.group, self.count = group, num_batches(len(images), batch_size)
+        self.count = num_batches(len(images), batch_size) if count is None else count
+        self.ends, self.last = ends, last
         self.device, self.reads_ahead = device or images.device, reads_ahead
 
     def __len__(self) -> int:
-        return num_batches(self.count, self.group)
+        return self.count if self.ends is None else len(self.ends)
 
     def __iter__(self) -> Iterator[Batch | Iterator[Batch]]:
         epoch, done = self.position()
         order = self.order(epoch).to(self.images.device)
+        done %= self.count
+        ends = set(range(done + 1, self.count + 1)) if self.ends is None else set(self.ends)
+        if self.last is not None and done < self.last - epoch * self.count < self.count:
+            ends.add(self.last - epoch * self.count)
         with ThreadPoolExecutor(1) as reader:
-            for first in range(done % self.count, self.count, self.group):
+            for end in sorted(end for end in ends if end > done):
                 if self.reads_ahead:
-                    start = (first + self.group) * self.batch_size
-                    ahead = order[start : start + max(self.group * self.batch_size, TAKEN_AT_ONCE)]
-                    reader.submit(self.images.index_select, 0, ahead)
-                batches = self.batches(order, epoch, first, min(first + self.group, self.count))
-                yield next(batches) if self.group == 1 else batches
+                    start = end * self.batch_size
+                    length = max((end - done) * self.batch_size, TAKEN_AT_ONCE)
+                    reader.submit(self.images.index_select, 0, order[start : start + length])
+                batches = self.batches(order, epoch, done, end)
+                yield next(batches) if self.ends is None else batches
+                done = end
 
     def batches(self, order: Tensor, epoch: int, first: int, end: int) -> Iterator[Batch]:
         """This process's parts of the batches from first to end - 1, images in ``order`` (N,)."""

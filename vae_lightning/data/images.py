@@ -17,6 +17,7 @@ from vae_lightning.checks.ranges import Choice, Integer, Option, Subset
 from vae_lightning.data import fingerprint
 from vae_lightning.data.augment import CHANGES, augment
 from vae_lightning.data.batches import Batch, Batches, keep_pixels, num_batches
+from vae_lightning.data.limits import Limits, group_ends, limited
 from vae_lightning.data.sources.source import Part
 from vae_lightning.data.splits import binarize, block_order
 from vae_lightning.networks.conditional import UNCONDITIONAL, Condition
@@ -71,7 +72,7 @@ class ImageData(LightningDataModule):
         self.name, self.batch_size, self.seed = name, batch_size, seed
         self.binarization, self.conditional = binarization, conditional
         self.augment, self.in_memory = tuple(augment), in_memory
-        self.group_size = 1
+        self.group_size, self.limits = 1, Limits()
         self.parts = fingerprints or {}
         self.check_binarization()
         self.images = {split: part.images for split, part in parts.items()}
@@ -106,18 +107,75 @@ class ImageData(LightningDataModule):
         """The fingerprint of all images and labels, before binarization."""
         return fingerprint.combined(self.parts)
 
+    def limit(self, limits: Limits) -> None:
+        """Uses a part of the batches only; raises ConfigError for one that has no batch."""
+        self.limits = limits
+        for split in self.images:
+            self.batches_in(split)
+        interval = self.batches_between_validations
+        if interval > self.batches_in("train"):
+            raise ConfigError(
+                f"trainer.val_check_interval={interval}: must be at most"
+                f" {self.batches_in('train')}, the training batches of an epoch"
+            )
+        if interval < self.batches_in("train") and interval % limits.accumulated:
+            raise ConfigError(
+                f"trainer.val_check_interval={limits.val_interval}: must be a multiple of"
+                f" trainer.accumulate_grad_batches={limits.accumulated}, and is {interval} batches"
+            )
+
     def group_batches(self, size: int) -> None:
-        """Makes the training data loader yield iterators over this many batches each."""
+        """Makes the training data loader yield iterators over this many batches each.
+
+        1: it yields the batches themselves.
+        """
         self.group_size = size
+
+    @property
+    def group_ends(self) -> list[int]:
+        """The batches of an epoch after which groups end."""
+        size, interval = self.group_size, self.batches_between_validations
+        return group_ends(self.batches_in("train"), size, interval)
+
+    @property
+    def calls_between_validations(self) -> int:
+        """What Lightning takes for ``batches_between_validations``: it counts groups."""
+        interval = self.batches_between_validations
+        return interval if self.group_size == 1 else self.group_ends.index(interval) + 1
 
     def images_in(self, split: str) -> int:
         """Number of images of a split."""
         return len(self.images[split])
 
+    def batches_in(self, split: str) -> int:
+        """Number of batches of a split that are used."""
+        size = self.batch_size if split == "train" else EVALUATION_BATCH_SIZE
+        amount = {"train": self.limits.train, "val": self.limits.val, "test": self.limits.test}
+        count = num_batches(self.images_in(split), size)
+        return limited(count, amount[split], f"trainer.limit_{split}_batches")
+
+    def used_images(self, split: str) -> int:
+        """Number of images of a split that are used, in an epoch if they are training images."""
+        size = self.batch_size if split == "train" else EVALUATION_BATCH_SIZE
+        return min(self.images_in(split), size * self.batches_in(split))
+
+    @property
+    def batches_between_validations(self) -> int:
+        """Training batches from one validation to the next."""
+        interval = self.limits.val_interval
+        if isinstance(interval, int):
+            return interval
+        return max(1, int(interval * self.batches_in("train")))
+
     @property
     def steps(self) -> int:
         """Optimizer steps per epoch."""
-        return num_batches(self.images_in("train"), self.batch_size)
+        return num_batches(self.batches_in("train"), self.limits.accumulated)
+
+    def total_steps(self, epochs: int) -> int:
+        """Optimizer steps of a run of so many epochs."""
+        steps = epochs * self.steps
+        return steps if self.limits.max_steps is None else min(steps, self.limits.max_steps)
 
     @property
     def pixels(self) -> int:
@@ -171,8 +229,9 @@ class ImageData(LightningDataModule):
 
     def shuffled(self, epoch: int) -> Tensor:
         """The order of the training images in an epoch, a permutation (N,), equal on all ranks."""
-        generator = rng.generator("cpu", self.seed, "order", epoch)
-        count = self.images_in("train")
+        count, generator = self.images_in("train"), rng.generator("cpu", self.seed, "order", epoch)
+        if not self.limits.is_shuffled:
+            return torch.arange(count)
         if self.in_memory:
             return torch.randperm(count, generator=generator)
         return block_order(count, self.pixels, generator)
@@ -191,8 +250,15 @@ class ImageData(LightningDataModule):
 
     def train_dataloader(self) -> Batches:
         """Shuffled training batches; an interrupted epoch continues after its last batch."""
-        trainer, group = self.trainer_in_use(), self.group_size
-        loop = trainer.fit_loop
+        trainer, is_grouped = self.trainer_in_use(), self.group_size > 1
+        loop, count = trainer.fit_loop, self.batches_in("train")
+
+        def position() -> tuple[int, int]:
+            epoch = loop.epoch_progress.current.processed  # pyright: ignore[reportAttributeAccessIssue] - it is a _ProcessedTracker, a subclass of the declared type
+            if is_grouped:  # each batch is a step; what Lightning counts are groups
+                return epoch, trainer.global_step % count
+            return epoch, loop.epoch_loop.batch_progress.current.ready
+
         return Batches(
             self.images["train"],
             self.batch_size,
@@ -200,12 +266,11 @@ class ImageData(LightningDataModule):
             trainer.world_size,
             self.shuffled,
             self.change_pixels if self.augment or self.binarization == "dynamic" else keep_pixels,
-            lambda: (
-                loop.epoch_progress.current.processed,  # pyright: ignore[reportAttributeAccessIssue] - it is a _ProcessedTracker, a subclass of the declared type
-                loop.epoch_loop.batch_progress.current.ready * group,
-            ),
+            position,
             self.condition("train"),
-            group,
+            count,
+            self.group_ends if is_grouped else None,
+            self.limits.max_steps,
             self.device,
             reads_ahead=not self.in_memory,
         )
@@ -220,6 +285,7 @@ class ImageData(LightningDataModule):
             trainer.world_size,
             lambda _: torch.arange(self.images_in(split)),
             condition=self.condition(split),
+            count=self.batches_in(split),
             device=self.device,
             reads_ahead=not self.in_memory,
         )

@@ -4,13 +4,14 @@ Imports PyTorch only when a run begins, so that a refused configuration is answe
 """
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from vae_lightning.checks.errors import ConfigError, Interrupted, counted
 from vae_lightning.config import options
@@ -25,6 +26,8 @@ from vae_lightning.runs.stored import CONFIG, read_stored, require_run
 from vae_lightning.runs.untrusted import check_links
 from vae_lightning.storage import run_folder
 from vae_lightning.training.signals import IgnoredSignals, StopSignals
+
+LIMITS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")  # may change on resume
 
 
 def start(
@@ -93,35 +96,55 @@ def check_nodes(cfg: DictConfig, is_folder_given: bool) -> None:
 def resume(folder: Path, overrides: Sequence[str], stop: StopSignals) -> None:
     """Continues a run from last.ckpt in its folder.
 
-    Of its options, only data.root and trainer.max_epochs may change. At or below the number of
-    finished epochs, it ends the run with its test. ``trust`` is false unless the overrides set it.
+    Of its options, only data.root and the limits of the training may change, see ``LIMITS``. At or
+    below the number of finished epochs, trainer.max_epochs ends the run with its test. ``trust`` is
+    false unless the overrides set it.
     """
     stored = read_stored(folder, "resume")
     cfg = stored.cfg
     folder = folder.resolve()
-    epochs = cfg.trainer.max_epochs
+    before, advice = dict(cfg.trainer), longer(cfg, stored.steps)
     for override in overrides:
         key, _, value = override.partition("=")
         if key == "trust":
             cfg.trust = {"true": True, "false": False}.get(value, value)
-        elif key == "trainer.max_epochs" and value.isdigit():
-            cfg.trainer.max_epochs = int(value)
+        elif key in LIMITS:
+            set_limit(cfg, key, value)
         elif key == "data.root" and value:
             cfg.data.root = value
         elif override not in stored.overrides:
             raise ConfigError(
-                f"{override}: must not change on resume; only data.root may, and"
-                f" trainer.max_epochs, from {epochs}"
+                f"{override}: must not change on resume; only data.root and {', '.join(LIMITS)} may"
             )
     options.check_complete(cfg)
     options.check_values(cfg)
-    wanted = cfg.trainer.max_epochs
-    if stored.state == "finished" and (wanted == epochs or wanted <= stored.epochs):
-        advice = f"resume={folder} trainer.max_epochs={2 * epochs}"
+    is_same = before == dict(cfg.trainer)
+    if not is_same and 0 < cfg.trainer.max_steps <= stored.steps:
+        raise ConfigError(
+            f"trainer.max_steps={cfg.trainer.max_steps}: must be more than the {stored.steps} steps"
+            " that are done; -1 is no limit"
+        )
+    is_done = is_same or cfg.trainer.max_epochs <= stored.epochs
+    if stored.state == "finished" and is_done:
         done = counted(stored.epochs, "epoch")
-        print(f"{folder} is finished: {done}. To train longer: {advice}")
+        print(f"{folder} is finished: {done}. To train longer: resume={folder} {advice}")
         return
     run(cfg, nullcontext(folder), stop, None)
+
+
+def set_limit(cfg: DictConfig, key: str, value: str) -> None:
+    """Sets a limit of the training to a value as typed; a wrong one is left to ``check_values``."""
+    is_integer = re.fullmatch(r"-?\d+", value) is not None
+    OmegaConf.update(cfg, key, None if value == "null" else int(value) if is_integer else value)
+
+
+def longer(cfg: DictConfig, steps: int) -> str:
+    """The override with which a finished run trains longer, after so many steps."""
+    if 0 < cfg.trainer.max_steps <= steps:
+        return "trainer.max_steps=-1"
+    if cfg.trainer.max_time is not None:
+        return "trainer.max_time=null"
+    return f"trainer.max_epochs={2 * cfg.trainer.max_epochs}"
 
 
 def run(

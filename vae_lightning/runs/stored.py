@@ -23,7 +23,8 @@ class StoredRun(NamedTuple):
     overrides: list[str]  # what was typed
     state: str  # see run_folder.STATES; "state unknown" if status.json is missing
     version: str  # of this package, which wrote the run; "unknown" if that is not recorded
-    epochs: int  # finished epochs: rows of metrics.csv
+    epochs: int  # finished epochs, as metrics.csv says
+    steps: int  # optimizer steps at its last row
 
 
 def require_run(run: Path, key: str) -> None:
@@ -51,12 +52,15 @@ def read_stored(run: Path, key: str) -> StoredRun:
             f"{key}={run}: .hydra is damaged ({one_line(error)});"
             " the weights in checkpoints/ may be intact"
         ) from error
+    rows = read_csv(run / "metrics.csv")
+    epochs, steps = (int(float(rows[-1][name])) if rows else 0 for name in ("epoch", "step"))
     return StoredRun(
         cfg,
         overrides,
         state if isinstance(state, str) and state in STATES else "state unknown",
         version.group(1) if version else "unknown",
-        len(read_csv(run / "metrics.csv")),
+        epochs,
+        steps,
     )
 
 

@@ -37,20 +37,21 @@ class Entry:
     cells: dict[str, str] = field(default_factory=dict)
 
     def read(self) -> None:
-        """Reads the last row of metrics.csv."""
+        """Reads the row of the last epoch in metrics.csv."""
         try:
-            rows = read_csv(self.folder / "metrics.csv")
+            table = read_csv(self.folder / "metrics.csv")
         except ConfigError:
             return  # the report says what is damaged
+        rows = [row for row in table if row.get("train/recon")]  # not validations within epochs
         if not rows:
             return
         row = rows[-1]
-        split = "val" if "val/recon" in row else "train"
+        split = "val" if row.get("val/recon") else "train"
         names = {"recon": "recon", "kl": "KL", "neg_elbo": "-ELBO"}
         self.cells = {
             shown: f"{float(row[f'{split}/{name}']):.2f}" for name, shown in names.items()
         }
-        done = int(row["epoch"])
+        done = int(float(row["epoch"]))
         self.cells["epoch"] = f"{done}/{self.epochs}"
         seconds = sum(float(row["seconds"]) for row in rows[-3:]) / len(rows[-3:])
         left = (self.epochs - done) * seconds

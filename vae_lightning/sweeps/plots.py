@@ -94,20 +94,21 @@ def spaced(totals: Sequence[float]) -> str:
 
 
 def learning_curves(axes: "Axes", groups: Sequence[Setting], names: Sequence[str]) -> None:
-    """The negative ELBO of each epoch, of the validation images if there are any."""
+    """The negative ELBO at each epoch, of the validation images if there are any."""
     from matplotlib.ticker import MaxNLocator
 
     score = "val/neg_elbo"
     tables = [
         [read_csv(result.folder / "metrics.csv") for result in group.results] for group in groups
     ]
-    if not all(score in row for group in tables for table in group for row in table):
+    if not all(any(row.get(score) for row in table) for group in tables for table in group):
         score = "train/neg_elbo"
     lowest: list[float] = []
     for number, group in reversed(list(enumerate(tables))):
         for table in group:
-            epochs = [int(row["epoch"]) for row in table]
-            values = [float(row[score]) for row in table]
+            rows = [row for row in table if row.get(score)]
+            epochs = [float(row["epoch"]) for row in rows]
+            values = [float(row[score]) for row in rows]
             lowest += values[len(values) // 4 :]  # the first epochs would hide all differences
             mark = "o" if len(epochs) == 1 else None
             axes.plot(epochs, values, color=color(number), linewidth=1.2, marker=mark, alpha=0.8)

@@ -24,6 +24,7 @@ from vae_lightning.config.instantiate import (
 from vae_lightning.config.options import check_classes, name_data
 from vae_lightning.data import fingerprint
 from vae_lightning.data.images import ImageData
+from vae_lightning.data.limits import Limits
 from vae_lightning.data.sources.arrays import ArrayImages
 from vae_lightning.data.sources.folder import FolderImages
 from vae_lightning.data.sources.idx import ensure_files, folder_of, missing_files
@@ -31,6 +32,7 @@ from vae_lightning.data.sources.read import Division, read
 from vae_lightning.data.sources.source import Source
 from vae_lightning.data.sources.torchvision import TorchvisionImages
 from vae_lightning.storage.run_folder import to_dict
+from vae_lightning.training.clipping import Clipping
 from vae_lightning.training.memory import MemoryLimit, machine_bytes
 from vae_lightning.training.module import VAE
 
@@ -193,12 +195,48 @@ def build_module(cfg: DictConfig) -> VAE:
     nodes = component_nodes(cfg)
     classes = cfg.data.classes if is_conditional(cfg) else 0
     components = {ARGUMENTS[name]: resolve(nodes[name], name, cfg.trust) for name in ARGUMENTS}
-    model = Recipe(VAE, components | {"seed": cfg.seed, "classes": classes})
+    settings = {
+        "seed": cfg.seed,
+        "classes": classes,
+        "clipping": clipping(cfg),
+        "log_every_n_steps": cfg.trainer.log_every_n_steps,
+    }
+    model = Recipe(VAE, components | settings)
     torch.manual_seed(rng.stream_seed(cfg.seed, "weights"))
     with MemoryLimit(machine_bytes()):
         module = model.build()
     try_optimizer(module)
     return module
+
+
+def clipping(cfg: DictConfig) -> Clipping | None:
+    """How the gradient is clipped."""
+    limit = cfg.trainer.gradient_clip_val
+    return None if limit is None else Clipping(limit, cfg.trainer.gradient_clip_algorithm)
+
+
+def limits(cfg: DictConfig) -> Limits:
+    """Which part of the images the run uses."""
+    trainer, overfit = cfg.trainer, cfg.trainer.overfit_batches or None
+    amounts = {
+        "train": overfit or trainer.limit_train_batches,
+        "val": overfit or trainer.limit_val_batches,
+        "test": trainer.limit_test_batches,
+    }
+    if trainer.fast_dev_run:
+        amounts = dict.fromkeys(amounts, int(trainer.fast_dev_run))
+    return Limits(
+        **amounts,
+        is_shuffled=overfit is None,
+        accumulated=trainer.accumulate_grad_batches,
+        val_interval=trainer.val_check_interval,
+        max_steps=None if trainer.max_steps == -1 else trainer.max_steps,
+    )
+
+
+def epochs(cfg: DictConfig) -> int:
+    """The largest number of epochs."""
+    return 1 if cfg.trainer.fast_dev_run else cfg.trainer.max_epochs
 
 
 def try_optimizer(module: VAE) -> None:

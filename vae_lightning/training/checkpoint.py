@@ -144,4 +144,5 @@ def saved_progress(run: Path, recorder: str) -> SavedProgress:
     state = stored.get("callbacks", {}).get(recorder)
     if state is None:
         raise ConfigError(f"resume={run}: {LAST.name} is not a checkpoint of this package")
-    return SavedProgress(len(state["rows"]), stored["global_step"], run / LAST)
+    epochs = int(state["rows"][-1]["epoch"]) if state["rows"] else 0
+    return SavedProgress(epochs, stored["global_step"], run / LAST)

@@ -2,25 +2,35 @@
 
 import functools
 import logging
-from collections.abc import Callable, Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
 from omegaconf import DictConfig
 
 from vae_lightning.checks.errors import ConfigError, NotFinite, ProcessLost, counted
+from vae_lightning.checks.ranges import seconds_of
 from vae_lightning.config.environment import RESUMES_VARIABLE, RUN_VARIABLE, environment
 from vae_lightning.config.options import process_count
 from vae_lightning.data.images import ImageData
 from vae_lightning.storage import files, run_folder
 from vae_lightning.storage.lock import claim
 from vae_lightning.training import summary, tensorboard, threads
-from vae_lightning.training.assembly import build_data, build_module, check_user_classes
+from vae_lightning.training.assembly import (
+    build_data,
+    build_module,
+    check_user_classes,
+    epochs,
+    limits,
+)
 from vae_lightning.training.callbacks.checked import CheckedCallback
 from vae_lightning.training.callbacks.interrupt import Interrupt
+from vae_lightning.training.callbacks.limit import Limit
 from vae_lightning.training.callbacks.progress import Progress
 from vae_lightning.training.callbacks.recorder import Recorder
 from vae_lightning.training.checkpoint import (
@@ -33,6 +43,7 @@ from vae_lightning.training.checkpoint import (
 from vae_lightning.training.final_table import final_table
 from vae_lightning.training.finite import locate
 from vae_lightning.training.initial_weights import InitialWeights, start_from_weights
+from vae_lightning.training.lightning_progress import number_test
 from vae_lightning.training.module import VAE
 from vae_lightning.training.processes import is_connection_error
 from vae_lightning.training.provenance import write_provenance
@@ -52,6 +63,7 @@ class Parts(NamedTuple):
     module: VAE
     data: ImageData
     recorder: Recorder
+    limit: Limit
     run: Path
     saved: SavedProgress  # of a run that continues
     initial: InitialWeights | None  # of another run
@@ -94,8 +106,10 @@ def run_experiment(
     data = build_data(cfg)
     module = build_module(cfg)
     module.start_from(data)
-    if not resumes:
-        check_schedules(module, cfg.trainer.max_epochs * data.steps)
+    data.limit(limits(cfg))
+    check_limits(cfg, data)
+    if not resumes and not cfg.trainer.fast_dev_run:
+        check_schedules(module, data.total_steps(epochs(cfg)))
     with folder as run:
         check_space(run, module)
         parts = make_parts(cfg, data, module, run, stop, resumes)
@@ -120,12 +134,30 @@ def begin(cfg: DictConfig, parts: Parts, resumes: bool) -> None:
     write_provenance(run, parts.initial.record() if parts.initial else None)
     log.info("data: %s", summary.describe_data(cfg, parts.data))
     log.info("KL: %s", summary.describe_kl(parts.module, parts.data))
+    if cfg.trainer.enable_model_summary:
+        log.info("model\n%s", ModelSummary(parts.module))
     if parts.initial:
         log.info("init_from: %s", parts.initial.line)
     if resumes:
         files.remove_temporary(run)
         tensorboard.remove_end(run)
-        log.info("%s", describe_progress(parts.saved, cfg.trainer.max_epochs))
+        log.info("%s", describe_progress(parts.saved, epochs(cfg)))
+
+
+def check_limits(cfg: DictConfig, data: ImageData) -> None:
+    """Raises ConfigError for a limit that the run does not reach, or does not come to."""
+    steps, most = data.limits.max_steps, epochs(cfg) * data.steps
+    if steps is not None and steps > most:
+        raise ConfigError(
+            f"trainer.max_steps={steps}: must be at most {most}, the steps of"
+            f" {counted(epochs(cfg), 'epoch')}; set trainer.max_epochs"
+        )
+    least = max((cfg.trainer.min_epochs or 0) * data.steps, cfg.trainer.min_steps or 0)
+    most = data.total_steps(epochs(cfg))
+    if least > most:
+        raise ConfigError(
+            f"trainer.min_epochs, trainer.min_steps: must be at most the {most} steps of the run"
+        )
 
 
 def check_schedules(module: VAE, steps: int) -> None:
@@ -150,16 +182,25 @@ def make_parts(
     """
     recorder = Recorder(run)
     saved = saved_progress(run, recorder.state_key) if resumes else NO_PROGRESS
-    callbacks = [Progress(), recorder, Interrupt(stop, recorder)]
+    limit = Limit(
+        recorder,
+        data.limits.max_steps,
+        cfg.trainer.max_time and seconds_of(cfg.trainer.max_time),
+        cfg.trainer.min_steps or 0,
+        cfg.trainer.min_epochs or 0,
+    )
+    callbacks = [recorder, limit, Interrupt(stop, recorder)]
+    if cfg.trainer.enable_progress_bar:
+        callbacks.insert(0, Progress())
     logger = tensorboard.ScalarLogger(run, saved.steps if resumes else None)
-    trainer = build_trainer(cfg, callbacks, logger, saved.epochs)
+    trainer = build_trainer(cfg, data, callbacks, logger, saved.epochs)
     for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue] - Lightning sets it without declaring it
         if isinstance(callback, CheckedCallback):
             callback.check(module)
     initial = None
     if cfg.init_from is not None and saved.path is None:
         initial = start_from_weights(module, Path(cfg.init_from))
-    return Parts(trainer, module, data, recorder, run, saved, initial)
+    return Parts(trainer, module, data, recorder, limit, run, saved, initial)
 
 
 def describe_progress(saved: SavedProgress, epochs: int) -> str:
@@ -170,6 +211,15 @@ def describe_progress(saved: SavedProgress, epochs: int) -> str:
     if saved.epochs >= epochs:
         return f"resume: no further epoch is trained after {done}"
     return f"resume: continues after {done}, at step {saved.steps}"
+
+
+def describe_stop(run: Path, more: str, row: Mapping[str, float]) -> str:
+    """A line about a run that a limit has ended, and how to continue it."""
+    option, _, _ = more.partition("=")
+    return (
+        f"stopped by {option} at step {row['step']:.0f}, after {row['epoch']:.6g} epochs. To"
+        f" continue: python -m vae_lightning.train resume={shlex.quote(str(run))} {more}"
+    )
 
 
 def use_threads(cfg: DictConfig, start: threads.Load | None) -> None:
@@ -194,6 +244,7 @@ def train_and_test(
             trainer.strategy.barrier("best.ckpt")  # rank 0 still links it while the others go on
             best = read_checkpoint(run / run_folder.BEST, f"resume={run}")
             module.load_state_dict(best["state_dict"])
+            number_test(trainer)
             trainer.test(module, data, verbose=False)
         except Exception as error:
             tensorboard.end_hparams(trainer, "FAILURE")
@@ -211,7 +262,7 @@ def train_and_test(
 
 def conclude(cfg: DictConfig, parts: Parts, test: dict[str, float]) -> Result:
     """Writes metrics.json and TensorBoard's last values."""
-    trainer, module, data, recorder, run = parts[:5]
+    trainer, module, data, recorder, limit, run = parts[:6]
     metrics = summary.final_metrics(
         module,
         data,
@@ -223,7 +274,11 @@ def conclude(cfg: DictConfig, parts: Parts, test: dict[str, float]) -> Result:
     )
     data_line = summary.describe_data(cfg, data)
     alarm = run_folder.read_status(run).get("alarm")
-    table = final_table(metrics, data_line, module.latent_dim, run, alarm)
+    notes = [f"warning: {alarm}"] if alarm else []
+    steps_left = epochs(cfg) * data.steps - recorder.rows[-1]["step"]
+    if steps_left > 0 and (more := limit.more()):
+        notes.append(describe_stop(run, more, recorder.rows[-1]))
+    table = final_table(metrics, data_line, module.latent_dim, run, notes)
     logging.getLogger(run_folder.RECORD_LOGGER).info(table)
     try:
         tensorboard.write_embedding(trainer, module, data)

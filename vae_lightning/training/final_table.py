@@ -1,7 +1,7 @@
 """The table that a run prints at its end."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vae_lightning.storage.files import number
@@ -12,7 +12,7 @@ LINEAR_ROWS = ("train_recon", "train_kl", "train_loss", "test_recon", "test_kl",
 
 
 def final_table(
-    metrics: Metrics, data: str, latent_dim: int, run: Path, alarm: object = None
+    metrics: Metrics, data: str, latent_dim: int, run: Path, notes: Sequence[str] = ()
 ) -> str:
     """The final table as text.
 
@@ -21,14 +21,15 @@ def final_table(
         data: describes the images.
         latent_dim: number of latent dimensions.
         run: the run folder.
-        alarm: a problem that status.json records, such as a collapsed posterior.
+        notes: lines at the end, such as an alarm.
     """
     lines = ["", *terms(metrics), ""]
     if "ppca/train_loss" in metrics:
         lines += [*linear_model(metrics), ""]
     lines += [
         f"data          {data}",
-        f"recon         {metrics['likelihood']}; weights of best.ckpt, epoch {metrics['epoch']}",
+        f"recon         {metrics['likelihood']}; weights of best.ckpt,"
+        f" epoch {metrics['epoch']:.6g}",
         f"KL            {metrics['kl_estimate']}",
     ]
     if "latents/active_units" in metrics:
@@ -40,7 +41,7 @@ def final_table(
         f"run folder    {run}",
         f"TensorBoard   tensorboard --logdir {shlex.quote(str(run))}",
     ]
-    return "\n".join(lines if alarm is None else [*lines, "", f"warning: {alarm}"])
+    return "\n".join([*lines, "", *notes] if notes else lines)
 
 
 def terms(metrics: Metrics) -> list[str]:

@@ -22,7 +22,7 @@ from vae_lightning.training.trainer import make_trainer, trainer_arguments
 log = logging.getLogger(__name__)
 
 SHOWN_IMAGES = 5
-ADVICE = "a smaller optimizer.lr or +trainer.gradient_clip_val=1 may help"
+ADVICE = "a smaller optimizer.lr or trainer.gradient_clip_val=1 may help"
 
 
 def check_parameters(module: LightningModule, step: int) -> None:
@@ -81,9 +81,9 @@ def locate(cfg: DictConfig, data: ImageData, saved: SavedProgress, error: NotFin
     """Repeats the training from the last checkpoint, with a look at every step.
 
     Returns an error that names the step and the images, or the given one if all of them are finite
-    or the run has several processes.
+    or Lightning takes the steps of the run itself.
     """
-    if cfg.accelerator.strategy != "auto":
+    if cfg.accelerator.strategy != "auto" or cfg.trainer.accumulate_grad_batches > 1:
         return error
     log.info("not finite: repeating the steps since the last checkpoint to find the first such one")
     module = build_module(cfg)
@@ -93,6 +93,7 @@ def locate(cfg: DictConfig, data: ImageData, saved: SavedProgress, error: NotFin
         "enable_checkpointing": False,
         "callbacks": [],
         "limit_val_batches": 0,
+        "num_sanity_val_steps": 0,
         "max_epochs": saved.epochs + 1,
     }
     trainer: Trainer = make_trainer(cfg, arguments)

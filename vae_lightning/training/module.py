@@ -6,6 +6,7 @@ per image.
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float
@@ -25,7 +26,8 @@ from vae_lightning.distributions.likelihood import Likelihood
 from vae_lightning.distributions.posterior import PosteriorModule
 from vae_lightning.networks import UNCONDITIONAL, Condition
 from vae_lightning.objectives import Objective, Terms
-from vae_lightning.training.lightning_progress import count_optimizer_steps
+from vae_lightning.training.clipping import Clipping
+from vae_lightning.training.lightning_progress import count_optimizer_steps, set_groups_done
 from vae_lightning.training.sums import EpochSums, term_sums
 
 # The noise of validation and test is the same in every run and epoch, so that two runs differ by
@@ -51,8 +53,10 @@ class VAE(LightningModule):
         optimizer: called with the parameters.
         scheduler: called with the optimizer and ``total_steps``; stepped after every optimizer
             step. None: a constant learning rate.
-        seed: of the training noise; process and step make the noise differ.
+        seed: of the training noise; process, step and part of the step make the noise differ.
         classes: number of labels of a conditional model, 0 for an unconditional one.
+        clipping: limits the gradient of each optimizer step.
+        log_every_n_steps: of how many optimizer steps one logs its terms; None: no step does.
 
     Raises:
         ConfigError: a component refuses another one.
@@ -73,6 +77,8 @@ class VAE(LightningModule):
         scheduler: Callable[..., LRScheduler] | None = None,
         seed: int = 0,
         classes: int = 0,
+        clipping: Clipping | None = None,
+        log_every_n_steps: int | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -83,6 +89,7 @@ class VAE(LightningModule):
         self.make_scheduler = scheduler
         self.seed = seed
         self.classes = classes
+        self.clipping, self.log_every_n_steps = clipping, log_every_n_steps
         self.latent_dim: int = encoder.latent_dim
         for component in self.components():
             component.check(encoder, prior, classes)
@@ -116,31 +123,57 @@ class VAE(LightningModule):
 
     # Training
 
-    def training_step(self, batch: Batch | Iterator[Batch]) -> Tensor | None:
+    def training_step(self, batch: Batch | Iterator[Batch], batch_idx: int) -> Tensor | None:
         """The loss of a batch, which Lightning optimizes; on the fast path the steps themselves."""
         if self.fast_step is None:
-            return self.loss(batch, self.global_step)  # pyright: ignore[reportArgumentType] - batches are not grouped
+            step, part = self.global_step, batch_idx % self.trainer.accumulate_grad_batches
+            with self.logged(step):
+                return self.loss(batch, step, part)  # pyright: ignore[reportArgumentType] - batches are not grouped
         return self.take_steps(batch, self.fast_step)  # pyright: ignore[reportArgumentType] - batches are grouped
 
-    def loss(self, batch: Batch, step: int) -> Float[Tensor, ""]:
-        """The mean loss of the batch, (): with several processes, its mean over them is that."""
-        terms = self(batch.x, self.training_noise(batch, step), batch.condition)
+    def loss(self, batch: Batch, step: int, part: int = 0) -> Float[Tensor, ""]:
+        """The mean loss of the batch, (): with several processes, its mean over them is that.
+
+        ``part`` counts the batches whose gradients are accumulated for one step.
+        """
+        terms = self(batch.x, self.training_noise(batch, step, part), batch.condition)
         loss = self.objective(terms, step).sum()
         self.sums["train"].add(term_sums(loss, terms), len(batch.index))
         return loss / batch.share
+
+    @contextmanager
+    def logged(self, step: int) -> Iterator[None]:
+        """Logs the terms of the images that the body trains on, if this step is to be logged."""
+        if self.log_every_n_steps is None or (step + 1) % self.log_every_n_steps:
+            yield
+            return
+        sums = self.sums["train"]
+        before = sums.snapshot()
+        yield
+        values = zip(("loss", "recon", "kl"), sums.means_since(before), strict=False)
+        for logger in self.loggers:
+            logger.log_metrics({f"train/{name}_step": value for name, value in values}, step)
 
     def take_step(self, batch: Batch, optimizer: Optimizer, step: int) -> None:
         """One optimizer step."""
         optimizer.zero_grad()
         self.loss(batch, step).backward()
+        if self.clipping is not None:
+            self.clipping.clip_(self.parameters())
         optimizer.step()
+
+    def configure_gradient_clipping(self, optimizer: Optimizer, *_: object, **__: object) -> None:
+        """Clips the gradient of a step that Lightning takes."""
+        if self.clipping is not None:
+            self.clipping.clip_(self.parameters())
 
     def take_steps(self, batches: Iterator[Batch], take_step: StepFunction) -> None:
         """One optimizer step for each batch, within a single call by Lightning."""
         (optimizer,), scheduler = self.trainer.optimizers, self.scheduler_in_use()
         step = first = self.global_step
         for batch in batches:
-            take_step(batch, optimizer, step)
+            with self.logged(step):
+                take_step(batch, optimizer, step)
             if scheduler is not None:
                 scheduler.step()
             step += 1
@@ -161,21 +194,19 @@ class VAE(LightningModule):
         self.fast_step = take_step
         self.automatic_optimization = False
 
-    def training_noise(self, batch: Batch, step: int) -> Float[Tensor, "K B L"]:
-        """The noise eps (K, B, L) of this process's images at an optimizer step."""
+    def training_noise(self, batch: Batch, step: int, part: int = 0) -> Float[Tensor, "K B L"]:
+        """The noise eps (K, B, L) of this process's images at a part of an optimizer step."""
         shape = (self.objective.num_samples, len(batch.index), self.latent_dim)
-        return rng.normal(shape, batch.x.device, self.seed, "noise", self.global_rank, step)
+        stream = (self.global_rank, step, part) if part else (self.global_rank, step)
+        return rng.normal(shape, batch.x.device, self.seed, "noise", *stream)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, and the scheduler, which is stepped after every optimizer step."""
         optimizer = self.make_optimizer(self.parameters())
         if self.make_scheduler is None:
             return {"optimizer": optimizer}
-        if self.fast_step is None:
-            total_steps = int(self.trainer.estimated_stepping_batches)
-        else:
-            assert self.trainer.max_epochs is not None
-            total_steps = self.trainer.max_epochs * image_data(self.trainer).steps
+        assert self.trainer.max_epochs is not None
+        total_steps = image_data(self.trainer).total_steps(self.trainer.max_epochs)
         scheduler = self.make_scheduler(optimizer, total_steps=total_steps)
         return {
             "optimizer": optimizer,
@@ -259,7 +290,12 @@ class VAE(LightningModule):
         checkpoint["epoch_sums"] = self.sums["train"].state(self.trainer.strategy)
 
     def on_load_checkpoint(self, checkpoint: dict[str, object]) -> None:
-        """Continues the sums of an interrupted epoch."""
+        """Continues the sums of an interrupted epoch, after the steps that it has taken."""
         sums = checkpoint["epoch_sums"]
         assert isinstance(sums, Tensor)
         self.sums["train"].load(sums)
+        if self.fast_step is not None:
+            data, step = image_data(self.trainer), checkpoint["global_step"]
+            assert isinstance(step, int)
+            if done := step % data.steps:
+                set_groups_done(checkpoint, sum(end <= done for end in data.group_ends))

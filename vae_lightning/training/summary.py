@@ -1,5 +1,6 @@
 """The final metrics and table of a run, and one-line descriptions of model, data and KL."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 
@@ -29,7 +30,8 @@ def final_metrics(
 
     ``environment`` is what the run recorded when it started: the code may have changed since then.
     """
-    warm = rows[1:] or rows  # the first epoch also warms up
+    whole = [row for row in rows if "images_per_second" in row]  # not validations within epochs
+    warm = whole[1:] or whole  # the first epoch also warms up
     metrics: dict[str, object] = {name: value for name, value in best.items() if "/" in name}
     metrics |= test
     metrics |= {
@@ -38,10 +40,11 @@ def final_metrics(
         "log_normalizer": log_normalizer(module),
         "kl_estimate": describe_kl(module, data),
         "checkpoint": "best",
-        "epoch": int(best["epoch"]),
+        "epoch": best["epoch"],
+        "test_images": data.used_images("test"),
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
         "training_seconds": sum(row["seconds"] for row in rows),
-        "seconds_per_epoch": statistics.median(row["seconds"] for row in warm),
+        "seconds_per_epoch": statistics.median(seconds_per_epoch(warm, rows)),
         "images_per_second": statistics.median(row["images_per_second"] for row in warm),
         "versions": environment["versions"],
         "revision": environment["revision"],
@@ -51,6 +54,15 @@ def final_metrics(
     if getattr(module.decoder, "discrete", False):
         metrics["test/bits_per_dim"] = bits_per_dim(test["test/neg_elbo"], data.pixels)
     return metrics
+
+
+def seconds_per_epoch(epochs: Sequence[Row], rows: Sequence[Row]) -> list[float]:
+    """The seconds of these epochs, each with those of the rows within it."""
+    seconds: dict[int, float] = {}
+    for row in rows:
+        epoch = math.ceil(row["epoch"])
+        seconds[epoch] = seconds.get(epoch, 0.0) + row["seconds"]
+    return [seconds[math.ceil(row["epoch"])] for row in epochs]
 
 
 @torch.no_grad()
@@ -92,7 +104,7 @@ def describe_kl(module: VAE, data: ImageData) -> str:
 
 def describe_data(cfg: DictConfig, data: ImageData) -> str:
     """The images that are used, with a remark if they are not what their name says."""
-    sizes = ", ".join(f"{data.images_in(split):,} {split}" for split in ("train", "val", "test"))
+    sizes = ", ".join(f"{amount(data, split)} {split}" for split in ("train", "val", "test"))
     instead = (
         f"; NOT {cfg.data.instead_of}, whose files were not found"
         if cfg.data.get("instead_of")
@@ -100,3 +112,9 @@ def describe_data(cfg: DictConfig, data: ImageData) -> str:
     )
     other = "" if is_published(str(data.name), data.parts) else "; not the published files"
     return f"{data.name} ({sizes}){instead}{other}"
+
+
+def amount(data: ImageData, split: str) -> str:
+    """The number of images of a split, and how many of them are used if not all are."""
+    used, images = data.used_images(split), data.images_in(split)
+    return f"{images:,}" if used == images else f"{used:,} of {images:,}"

@@ -49,6 +49,18 @@ class EpochSums:
         assert self.terms is not None
         return (self.terms / self.images).tolist()
 
+    def snapshot(self) -> Tensor:
+        """A copy of the sums and the number of images so far, (T + 1,), or (1,) without images."""
+        if self.terms is None or not self.images:
+            return torch.zeros(1)
+        return torch.cat([self.terms, self.terms.new_tensor([self.images])])
+
+    def means_since(self, before: Tensor) -> list[float]:
+        """Means of the terms over the images since a snapshot; waits for the device."""
+        now = self.snapshot()
+        *sums, images = (now - before.to(now.device)).tolist()
+        return [each / images for each in sums]
+
     def finish(self, strategy: Strategy) -> list[float]:
         """Means of the terms over the images of all processes; starts the next epoch."""
         *sums, images = self.total(strategy).tolist()

@@ -41,6 +41,11 @@ UNCOMPARED_KEYS = (
     "steps_per_execution",
     "compile",
     "threads",
+    "profiler",
+    "default_root_dir",
+    "enable_progress_bar",
+    "enable_model_summary",
+    "log_every_n_steps",
 )
 FOLDER = "tensorboard"  # in a run folder
 END_SUFFIX = ".end"  # of the file that records how the run ended

@@ -1,6 +1,5 @@
 """Lightning's Trainer for a configuration."""
 
-import inspect
 import logging
 import os
 import warnings
@@ -14,17 +13,43 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 from omegaconf import DictConfig
 
 from vae_lightning.checks.errors import ConfigError
-from vae_lightning.config.instantiate import instantiate
+from vae_lightning.config.instantiate import instantiate, is_within
 from vae_lightning.config.options import check_together
-from vae_lightning.training.assembly import plain
+from vae_lightning.data.images import ImageData
+from vae_lightning.training.assembly import epochs, plain
 from vae_lightning.training.checkpoint import DirectCheckpoints
 from vae_lightning.training.processes import LocalDDP
 from vae_lightning.training.threads import most_threads
 
-OWN_TRAINER_KEYS = ("steps_per_execution", "compile", "threads")  # of cfg.trainer, not Lightning's
+# options that Lightning's Trainer takes as they are; the package acts on the others itself
+LIGHTNING_KEYS = (
+    "devices",
+    "precision",
+    "min_epochs",
+    "min_steps",
+    "check_val_every_n_epoch",
+    "num_sanity_val_steps",
+    "deterministic",
+    "detect_anomaly",
+)
+PROFILERS = {
+    "simple": SimpleProfiler,
+    "advanced": AdvancedProfiler,
+    "pytorch": PyTorchProfiler,
+}
+# hooks of a callback that Lightning calls at every step
+STEP_HOOKS = (
+    "on_train_batch_start",
+    "on_train_batch_end",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+)
 
 
 def silence_notices() -> None:
@@ -48,21 +73,38 @@ def silence_notices() -> None:
 
 
 def build_trainer(
-    cfg: DictConfig, callbacks: Sequence[Callback], logger: Logger, done: int = 0
+    cfg: DictConfig, data: ImageData, callbacks: Sequence[Callback], logger: Logger, done: int = 0
 ) -> Trainer:
     """The Trainer of a run, with the configuration's callbacks before the given ones.
 
     ``done`` epochs are finished already; more than ``trainer.max_epochs`` means no further one.
+    Groups the batches of the data if Lightning need not see each of them.
 
     Raises ConfigError for an argument that the Trainer does not support and for a device that the
     machine does not have.
     """
-    own: dict[str, object] = {"logger": logger, "default_root_dir": logger.save_dir}
-    own["max_epochs"] = max(cfg.trainer.max_epochs, done)
+    chosen = instantiate(plain(cfg.callbacks), "callbacks", cfg.trust).values()
+    all_callbacks = [*chosen, *callbacks]
+    data.group_batches(steps_per_execution(cfg, all_callbacks))
+    assert logger.save_dir is not None
+    run = Path(logger.save_dir)
+    arguments = trainer_arguments(cfg) | {
+        "logger": logger,
+        "default_root_dir": run,
+        "max_epochs": max(epochs(cfg), done),
+        "val_check_interval": data.calls_between_validations,
+        "limit_val_batches": None if data.batches_in("val") else 0,
+        "accumulate_grad_batches": cfg.trainer.accumulate_grad_batches,
+        "callbacks": all_callbacks,
+    }
+    if cfg.trainer.fast_dev_run:
+        arguments |= {"check_val_every_n_epoch": 1, "num_sanity_val_steps": 0}
+    if cfg.trainer.profiler is not None:
+        profiler = PROFILERS[cfg.trainer.profiler]
+        arguments["profiler"] = profiler(dirpath=run / "profile", filename=cfg.trainer.profiler)
     if cfg.accelerator.strategy == "ddp" and cfg.accelerator.num_nodes == 1:
-        assert logger.save_dir is not None
-        own["strategy"] = LocalDDP(Path(logger.save_dir))
-    return make_trainer(cfg, trainer_arguments(cfg, callbacks) | own)
+        arguments["strategy"] = LocalDDP(run)
+    return make_trainer(cfg, arguments)
 
 
 def build_tester(cfg: DictConfig) -> Trainer:
@@ -73,23 +115,29 @@ def build_tester(cfg: DictConfig) -> Trainer:
     )
 
 
-def trainer_arguments(cfg: DictConfig, callbacks: Sequence[Callback] = ()) -> dict[str, object]:
+def trainer_arguments(cfg: DictConfig) -> dict[str, object]:
     """What the configuration says, and what this package decides."""
-    given = {key: value for key, value in plain(cfg.trainer).items() if key not in OWN_TRAINER_KEYS}
-    arguments = given | plain(cfg.accelerator)
-    if cfg.data.val_size == 0:
-        arguments["limit_val_batches"] = 0
-    return arguments | {
-        "num_sanity_val_steps": 0,
-        "enable_progress_bar": False,
+    given = {key: value for key, value in plain(cfg.trainer).items() if key in LIGHTNING_KEYS}
+    fixed = {
+        "enable_progress_bar": False,  # the package has its own
         "enable_model_summary": False,
         "use_distributed_sampler": False,  # the data module shards, without repeating images
-        "log_every_n_steps": 1,  # everything is logged at the end of an epoch, however short it is
-        "callbacks": [
-            *instantiate(plain(cfg.callbacks), "callbacks", cfg.trust).values(),
-            *callbacks,
-        ],
+        "log_every_n_steps": 1,  # all is logged at the end of an epoch, however short it is
     }
+    return given | plain(cfg.accelerator) | fixed
+
+
+def steps_per_execution(cfg: DictConfig, callbacks: Sequence[Callback]) -> int:
+    """Optimizer steps in one call by Lightning; 1 if something needs every step."""
+    needs_every_step = any(
+        getattr(type(callback), hook) is not getattr(Callback, hook)
+        for callback in callbacks
+        for hook in STEP_HOOKS
+        if not is_within(type(callback).__module__, ("vae_lightning",))
+    )
+    if needs_every_step or cfg.accelerator.strategy != "auto":
+        return 1
+    return 1 if cfg.trainer.accumulate_grad_batches > 1 else cfg.trainer.steps_per_execution
 
 
 def plugins(cfg: DictConfig) -> list[CheckpointIO | ClusterEnvironment]:
@@ -108,11 +156,10 @@ def plugins(cfg: DictConfig) -> list[CheckpointIO | ClusterEnvironment]:
 def make_trainer(cfg: DictConfig, arguments: dict[str, object]) -> Trainer:
     """The Trainer; what it or the machine refuses becomes ConfigError."""
     arguments = {"plugins": plugins(cfg)} | arguments
+    check_device(cfg)
     try:
-        inspect.signature(Trainer).bind(**arguments)
-        check_device(cfg)
         return Trainer(**arguments)  # pyright: ignore[reportArgumentType] - the configuration gives the values
-    except (TypeError, MisconfigurationException) as error:
+    except MisconfigurationException as error:
         raise ConfigError(f"trainer: {error}") from error
 
 

@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from vae_lightning.checks.errors import Interrupted, Pruned
 from vae_lightning.storage.run_folder import STOP
-from vae_lightning.training.callbacks.recorder import Recorder
+from vae_lightning.training.callbacks.recorder import Recorder, is_within_epoch
 from vae_lightning.training.signals import StopSignals
 
 
@@ -38,8 +38,17 @@ class Interrupt(Checkpoint):
         batch: object,
         batch_idx: int,
     ) -> None:
-        """Saves and stops within an epoch."""
-        if not trainer.is_last_batch and self.is_asked(trainer):
+        """Saves and stops within an epoch, unless Lightning now validates or has to go on."""
+        is_due = (batch_idx + 1) % int(trainer.val_check_interval) == 0
+        is_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if is_step and not is_due and not trainer.is_last_batch and self.is_asked(trainer):
+            self.recorder.save(trainer)
+            raise self.interrupted()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves and stops after a validation within an epoch."""
+        is_end = trainer.sanity_checking or trainer.fit_loop.epoch_loop.done
+        if not is_end and is_within_epoch(trainer) and self.is_asked(trainer):
             self.recorder.save(trainer)
             raise self.interrupted()
 

@@ -21,7 +21,7 @@ class Progress(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Opens the bar."""
         assert trainer.max_epochs is not None
-        total = image_data(trainer).steps * trainer.max_epochs
+        total = image_data(trainer).total_steps(trainer.max_epochs)
         shape = "{desc} {percentage:3.0f}%|{bar}| {remaining} left{postfix}"
         hidden = not (trainer.is_global_zero and sys.stderr.isatty())
         self.bar = tqdm(

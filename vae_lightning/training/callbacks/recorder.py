@@ -5,9 +5,11 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from vae_lightning.data.images import image_data
 from vae_lightning.storage.files import (
     discarded_on_error,
     link,
@@ -26,9 +28,10 @@ log = logging.getLogger(__name__)
 class Recorder(Checkpoint):
     """Writes a row of metrics.csv and last.ckpt after every epoch, and best.ckpt if it is the best.
 
-    The best epoch has the lowest val/neg_elbo; without validation images it is the last one. As a
-    Checkpoint this callback is called after the module has logged. The rows are part of the
-    checkpoint, so that the table of a resumed run continues where its weights continue.
+    The best row has the lowest val/neg_elbo; without validation it is the last one. A validation
+    within an epoch has a row of its own, whose epoch is a fraction. The rows are part of the
+    checkpoint, so that the table of a resumed run continues where its weights continue. As a
+    Checkpoint this callback is called after the module has logged.
 
     Syncing the files to disk takes longer than writing them. A thread does it while the next epoch
     is trained, in this order: best.ckpt, last.ckpt, metrics.csv.
@@ -39,6 +42,9 @@ class Recorder(Checkpoint):
         self.rows: list[dict[str, float]] = []
         self.started = self.trained = 0.0
         self.elapsed = 0.0  # seconds of an epoch that was interrupted in another process
+        self.validating = 0.0  # seconds of the validations within the epoch
+        self.is_validated = False  # since the last row
+        self.held: Path | None = None  # last.ckpt of a run that stops within an epoch
         self.disk = ThreadPoolExecutor(1, "recorder")
         self.unfinished: Future[None] | None = None  # the files that are being synced
 
@@ -62,35 +68,63 @@ class Recorder(Checkpoint):
         """Starts the clock; on_train_epoch_start follows unless an interrupted epoch continues."""
         self.started = self.trained = time.perf_counter() - self.elapsed
 
+    def seconds(self, epoch: int) -> float:
+        """Seconds of training, also before a resume, when ``epoch`` epochs are finished."""
+        before = sum(row["seconds"] for row in self.rows if row["epoch"] <= epoch)
+        return before + time.perf_counter() - self.started
+
     def best(self) -> dict[str, float]:
         """The row of best.ckpt."""
-        if "val/neg_elbo" not in self.rows[-1]:
-            return self.rows[-1]
-        return min(self.rows, key=lambda row: row["val/neg_elbo"])
+        validated = [row for row in self.rows if "val/neg_elbo" in row]
+        return min(validated, key=lambda row: row["val/neg_elbo"]) if validated else self.rows[-1]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
         self.started = self.trained = time.perf_counter()
+        self.validating = 0.0
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stops the clock of the training images."""
         self.trained = time.perf_counter()
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Adds a row within an epoch; that of the end of an epoch also has the training terms."""
+        if trainer.sanity_checking:
+            return
+        self.is_validated = True
+        if not is_within_epoch(trainer):
+            return
+        if trainer.fit_loop.epoch_loop.done:  # the run ends here
+            self.hold(trainer)
+            return
+        self.validating += time.perf_counter() - self.trained
+        row = self.add_row(trainer, "val/")
+        terms = {name: value for name, value in row.items() if name.startswith("val/")}
+        if trainer.is_global_zero:  # Lightning logs them later, after a run may have been stopped
+            logger_of(trainer).log_metrics(terms, trainer.global_step - 1)
+        if row is self.best():
+            temporary = self.write_checkpoint(trainer)
+            if trainer.is_global_zero:
+                with discarded_on_error(temporary):
+                    replace(temporary, self.run / BEST)
+        if trainer.is_global_zero:
+            write_csv(self.run / "metrics.csv", self.rows)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Adds the row and saves."""
         assert isinstance(pl_module, VAE)
-        now = time.perf_counter()
-        trained = self.trained if self.trained > self.started else now
-        row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step}
-        row |= {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
-        row |= {
-            "seconds": now - self.started,
-            "images_per_second": pl_module.sums["train"].finished_images / (trained - self.started),
-        }
-        self.rows.append(row)
+        is_validated = self.is_validated
+        trained = self.trained if is_validated else time.perf_counter()
+        images = pl_module.sums["train"].finished_images
+        row = self.add_row(trainer)
+        row["images_per_second"] = images / (trained - self.started - self.validating)
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         logged = {"optimizer/lr": rate, "speed/images_per_second": row["images_per_second"]}
-        logged |= {name: float(value) for name, value in trainer.logged_metrics.items()}
+        logged |= {
+            name: float(value)
+            for name, value in trainer.logged_metrics.items()
+            if is_validated or not name.startswith("val/")
+        }
         if trainer.is_global_zero:
             logger_of(trainer).log_epoch(logged, trainer.global_step - 1)
         temporary = self.write_checkpoint(trainer)
@@ -103,6 +137,32 @@ class Recorder(Checkpoint):
 
             self.unfinished = self.disk.submit(finish)
             log.info(describe_epoch(row, trainer.max_epochs))
+
+    def add_row(self, trainer: Trainer, prefix: str = "") -> dict[str, float]:
+        """Adds a row with the terms of which the names begin with the prefix, and returns it.
+
+        Terms of an earlier validation, which Lightning keeps, are left out.
+        """
+        done, now = trainer.current_epoch, time.perf_counter()
+        is_whole = self.held is None and not prefix
+        share = trainer.global_step / image_data(trainer).steps
+        row = {"epoch": done + 1 if is_whole else round(share, 6), "step": trainer.global_step}
+        for name, value in sorted(trainer.callback_metrics.items()):
+            if name.startswith(prefix) and (self.is_validated or not name.startswith("val/")):
+                row[name] = float(value)
+        before = sum(other["seconds"] for other in self.rows if other["epoch"] > done)
+        row["seconds"] = now - self.started - before
+        self.rows.append(row)
+        self.is_validated = False
+        return row
+
+    def hold(self, trainer: Trainer) -> None:
+        """Saves the state within an epoch in which a run ends; every rank must call this.
+
+        It becomes last.ckpt after the validation that follows, so that the run may continue the
+        epoch.
+        """
+        self.held = self.held or self.write_checkpoint(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Waits for the files of the last epoch."""
@@ -133,11 +193,22 @@ class Recorder(Checkpoint):
         """
         check_parameters(trainer.lightning_module, trainer.global_step)
         self.wait()
+        if self.held is not None:
+            return self.complete(self.held, trainer)
         temporary = temporary_path(self.run / LAST)
         temporary.parent.mkdir(exist_ok=True)
         with discarded_on_error(temporary):
             trainer.save_checkpoint(temporary)  # only rank 0 writes; the others send their state
         return temporary
+
+    def complete(self, held: Path, trainer: Trainer) -> Path:
+        """Puts the table so far into a checkpoint that was held; its path."""
+        if trainer.is_global_zero:
+            with discarded_on_error(held):
+                stored = torch.load(held, weights_only=True)
+                stored["callbacks"][self.state_key] = self.state_dict()
+                torch.save(stored, held)
+        return held
 
     def replace_checkpoints(self, temporary: Path, is_best: bool) -> None:
         """Replaces last.ckpt by the temporary file, and best.ckpt before it."""
@@ -147,9 +218,14 @@ class Recorder(Checkpoint):
             replace(temporary, self.run / LAST)
 
 
+def is_within_epoch(trainer: Trainer) -> bool:
+    """Whether batches of the current epoch are left."""
+    return bool(trainer.global_step % image_data(trainer).steps)
+
+
 def describe_epoch(row: dict[str, float], epochs: int | None) -> str:
     """One line about an epoch."""
-    parts = [f"epoch {row['epoch']:>3}/{epochs}"]
+    parts = [f"epoch {row['epoch']:>3.4g}/{epochs}"]
     for split in ("train", "val"):
         if f"{split}/recon" in row:
             recon, kl, neg_elbo = (row[f"{split}/{name}"] for name in ("recon", "kl", "neg_elbo"))
