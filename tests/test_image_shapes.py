@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from benchmarks.fork_server import ForkServer
 from browser import Browser
 from helpers import Command, tiny
-from vae_lightning.data.shown import MOST_PIXELS, shown_count, visible
+from vae_lightning.data.shown import MOST_PIXELS, is_vector, lines, shown_count, visible
 from vae_lightning.explorer.encoded import DECODED_PIXELS, SAMPLES, batch_size
 from vae_lightning.exporting import graphs
 from vae_lightning.pictures import animate
@@ -153,6 +153,21 @@ def test_channels_are_gray_or_color_over_white_where_transparent() -> None:
     torch.testing.assert_close(visible(torch.cat([color, alpha])), alpha * color + 1 - alpha)
     assert torch.equal(visible(torch.cat([color, color])), color)
     assert torch.equal(visible(3 * gray - 1), (3 * gray - 1).clamp(0, 1))
+
+
+def test_a_vector_is_drawn_as_a_line() -> None:
+    slope = torch.tensor([0.0, 1.0]).view(1, 1, 2)
+    picture = lines(slope, 11, 11)[0]  # from the lower left to the upper right
+    assert ((picture.argmin(0) - (10 - torch.arange(11))).abs() <= 1).all()
+    assert (picture == 0).sum(0).max() <= 2
+    assert picture.sum() >= 11 * 9
+    step = lines(torch.tensor([0.0, 0.0, 1.0, 1.0]).view(1, 1, 4), 20, 60)[0] == 0
+    assert step[-1, :20].all()
+    assert step[0, 41:].all()
+    assert step.any(1).all()  # joined
+    assert is_vector(slope)
+    assert not is_vector(torch.zeros(1, 1, 1))
+    assert canvas.to_image(slope).size == (224, 112)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])

@@ -11,6 +11,26 @@ def shown_count(count: int, pixels: int) -> int:
     return max(1, min(count, MOST_PIXELS // pixels))
 
 
+def is_vector(images: Tensor) -> bool:
+    """Whether (..., C, H, W) holds vectors: one channel and one row of several values."""
+    channels, height, width = images.shape[-3:]
+    return channels == 1 and height == 1 and width > 1
+
+
+def lines(vectors: Tensor, height: int, width: int) -> Tensor:
+    """Pictures of vectors (..., 1, 1, D) in [0, 1] as black lines on white, 1 at the top.
+
+    Returns (..., 1, height, width). The values lie at equal distances, and are joined.
+    """
+    position = torch.linspace(0, vectors.shape[-1] - 1, width + 1)
+    left = position.floor().long().clamp(max=vectors.shape[-1] - 2)
+    values = torch.lerp(vectors[..., left], vectors[..., left + 1], position - left)
+    rows = (1 - values.clamp(0, 1)) * (height - 1)  # (..., 1, 1, width + 1)
+    top, bottom = rows[..., :-1].minimum(rows[..., 1:]), rows[..., :-1].maximum(rows[..., 1:])
+    row = torch.arange(height)[:, None]
+    return ((row < top - 0.5) | (row > bottom + 0.5)).float()
+
+
 def visible(images: Tensor) -> Tensor:
     """Images (..., C, H, W) as gray or red, green and blue images in [0, 1]: (..., 1 or 3, H, W).
 

@@ -12,12 +12,13 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from vae_lightning.data.shown import visible
+from vae_lightning.data.shown import is_vector, lines, visible
 from vae_lightning.plots.palette import CATEGORIES, INK, MAIN, PALE
 from vae_lightning.plots.picture import Bars, Grid, Picture, Scatter
 from vae_lightning.storage.files import write_bytes
 
 GAP, MARGIN, TITLE, SMALL = 2, 12, 15, 12
+VECTOR_SIZE = 112  # height in pixels of a line in a file of its own
 MOST_NAMED_LABELS = 50  # in a scatter plot; more would hide the points
 
 
@@ -48,28 +49,40 @@ def enlargement(images: Tensor, size: int) -> int:
     return max(1, round(size / max(images.shape[-2:])))
 
 
+def shown_size(images: Tensor, size: int) -> tuple[int, int]:
+    """Height and width in which ``enlarged`` draws an image of (..., D, H, W)."""
+    if is_vector(images):
+        return size, 2 * size
+    scale, (height, width) = enlargement(images, size), images.shape[-2:]
+    return height * scale, width * scale
+
+
+def enlarged(images: Tensor, size: int) -> Tensor:
+    """Images (..., D, H, W) in [0, 1] as they are drawn, uint8; vectors are drawn as lines."""
+    if is_vector(images):
+        return to_bytes(lines(images.detach().float().cpu(), *shown_size(images, size)))
+    scale = enlargement(images, size)
+    return to_bytes(images).repeat_interleave(scale, -1).repeat_interleave(scale, -2)
+
+
 def to_bytes(images: Tensor) -> Tensor:
     """Images (..., D, H, W) as they are seen, see ``visible``, as uint8."""
     return (visible(images.detach().float().cpu()) * 255).round().to(torch.uint8)
 
 
 def to_image(image: Tensor) -> Image.Image:
-    """Converts an image (D, H, W) in [0, 1] to PIL."""
-    return Image.fromarray(to_bytes(image).permute(1, 2, 0).squeeze(-1).numpy())
+    """Converts an image (D, H, W) in [0, 1] to PIL; a vector becomes a line."""
+    pixels = enlarged(image, VECTOR_SIZE) if is_vector(image) else to_bytes(image)
+    return Image.fromarray(pixels.permute(1, 2, 0).squeeze(-1).numpy())
 
 
 def tile(images: Tensor, size: int) -> Image.Image:
-    """Tiles images (R, C, D, H, W) in [0, 1] with thin gaps; see ``enlargement`` for ``size``."""
-    scale, pixels = enlargement(images, size), to_bytes(images)
+    """Tiles images (R, C, D, H, W) in [0, 1] with thin gaps; see ``enlarged`` for ``size``."""
+    pixels = enlarged(images, size)
     rows, columns, channels, height, width = pixels.shape
-    pixels = pixels.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
-    sheet = torch.full(
-        (rows, columns, channels, height * scale + GAP, width * scale + GAP), 255, dtype=torch.uint8
-    )
-    sheet[..., : height * scale, : width * scale] = pixels
-    flat = sheet.permute(0, 3, 1, 4, 2).reshape(
-        rows * (height * scale + GAP), columns * (width * scale + GAP), -1
-    )
+    sheet = torch.full((rows, columns, channels, height + GAP, width + GAP), 255, dtype=torch.uint8)
+    sheet[..., :height, :width] = pixels
+    flat = sheet.permute(0, 3, 1, 4, 2).reshape(rows * (height + GAP), columns * (width + GAP), -1)
     return Image.fromarray(flat.squeeze(-1).numpy())
 
 

@@ -7,7 +7,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vae_lightning.plots.canvas import enlargement, named_labels, tile
+from vae_lightning.plots.canvas import named_labels, shown_size, tile
 from vae_lightning.plots.palette import CATEGORIES, MAIN
 from vae_lightning.plots.picture import Bars, Grid, Picture, Scatter
 from vae_lightning.storage.files import atomic_write
@@ -44,8 +44,9 @@ def draw(picture: Picture) -> Figure:
 def size(picture: Picture) -> tuple[float, float]:
     """Width and height in inches, without titles."""
     if isinstance(picture, Grid):
-        rows, columns, _, height, width = picture.images.shape
-        inches = enlargement(picture.images, picture.size) * POINTS_PER_PIXEL / 72
+        rows, columns = picture.images.shape[:2]
+        height, width = shown_size(picture.images, picture.size)
+        inches = POINTS_PER_PIXEL / 72
         return max(2.0, columns * width * inches), max(1.0, rows * height * inches)
     if isinstance(picture, Scatter):
         return 5.0, 5.0
