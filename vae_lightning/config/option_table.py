@@ -352,10 +352,15 @@ CLASS_OPTIONS: dict[str, dict[str, Option]] = {
         ),
     },
     "vae_lightning.training.schedulers.Cosine": {
-        "warmup_steps": Option(text="steps of linear warm-up", range=Integer(least=0, most=None)),
         "final": Option(
             text="final learning rate / optimizer.lr",
             range=Number(least=0, most=1, above=None, below=None),
-        ),
+        )
+    },
+    "vae_lightning.training.schedulers.Linear": {
+        "final": Option(
+            text="final learning rate / optimizer.lr",
+            range=Number(least=0, most=1, above=None, below=None),
+        )
     },
 }

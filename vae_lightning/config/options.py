@@ -29,6 +29,37 @@ from vae_lightning.config.compose import TRAINING_GROUPS
 from vae_lightning.config.option_table import CLASS_OPTIONS
 from vae_lightning.storage.run_folder import of_run, to_dict
 
+# classes of torch.optim and of torch.optim.lr_scheduler
+OPTIMIZERS = (
+    "ASGD",
+    "Adadelta",
+    "Adafactor",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "LBFGS",
+    "Muon",
+    "NAdam",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+    "SGD",
+    "SparseAdam",
+)
+SCHEDULERS = (
+    "ConstantLR",
+    "CosineAnnealingLR",
+    "CosineAnnealingWarmRestarts",
+    "CyclicLR",
+    "ExponentialLR",
+    "LinearLR",
+    "MultiStepLR",
+    "OneCycleLR",
+    "PolynomialLR",
+    "ReduceLROnPlateau",
+    "StepLR",
+)
 SECTIONS = (
     *TRAINING_GROUPS,
     "data",
@@ -43,10 +74,28 @@ SECTIONS = (
 # options that belong to no class of this package
 GENERAL_OPTIONS: dict[str, Option] = {
     "model.conditional": Option("whether encoder and decoder condition on the label", Boolean()),
+    "optimizer.name": Option("class of torch.optim", Choice(OPTIMIZERS)),
     "optimizer.lr": Option("learning rate", Number(above=0)),
     "optimizer.betas": Option("decay of the moments of Adam", List(2, Number(least=0, below=1))),
     "optimizer.eps": Option("added to the denominator of Adam", Number(least=0)),
     "optimizer.weight_decay": Option("weight decay", Number(least=0)),
+    "scheduler.name": Option("class of torch.optim.lr_scheduler", Choice(SCHEDULERS)),
+    "scheduler.interval": Option(
+        "what the scheduler counts after the warm-up", Choice(("step", "epoch"))
+    ),
+    "scheduler.warmup_steps": Option("optimizer steps of linear warm-up", Integer(0)),
+    "scheduler.step_size": Option("epochs or steps with the same learning rate", Integer(1)),
+    "scheduler.gamma": Option("factor of the learning rate", Number(above=0)),
+    "scheduler.factor": Option("factor of the learning rate", Number(above=0, most=1)),
+    "scheduler.patience": Option("epochs without improvement that are accepted", Integer(0)),
+    "scheduler.pct_start": Option(
+        "fraction of the steps in which the learning rate rises", Number(least=0, most=1)
+    ),
+    "scheduler.div_factor": Option("optimizer.lr / first learning rate", Number(above=0)),
+    "scheduler.final_div_factor": Option("first learning rate / last one", Number(above=0)),
+    "scheduler.cycle_momentum": Option(
+        "whether the momentum falls while the learning rate rises", Boolean()
+    ),
     "data.name": Option("name of the data set in results", Text("a name")),
     "data.image_shape": Option("channels, height, width", List(3, Integer(1))),
     "data.classes": Option("number of labels", Integer(1)),

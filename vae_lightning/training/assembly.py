@@ -29,6 +29,7 @@ from vae_lightning.data.sources.idx import ensure_files, folder_of, missing_file
 from vae_lightning.storage.run_folder import to_dict
 from vae_lightning.training.memory import MemoryLimit, machine_bytes
 from vae_lightning.training.module import VAE
+from vae_lightning.training.schedulers import Schedule
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,12 @@ log = logging.getLogger(__name__)
 OWN_PACKAGES = ("vae_lightning", "torch", "torchvision", "lightning")
 # keys of cfg.data that say where the images come from, not what they are
 SOURCE_KEYS = ("fallback", "instead_of", "mirrors", "classes", "sha256")
+# keys of cfg.scheduler that are not arguments of its class
+SCHEDULE_KEYS = ("interval", "warmup_steps")
+REFUSED_OPTIMIZERS = {
+    "LBFGS": "because it evaluates the loss several times in a step",
+    "SparseAdam": "because the gradients are not sparse",
+}
 MANY_STEPS = 10**9  # how many there are is not known before the data
 # component -> the argument of VAE; the order decides which initial weights each component draws
 ARGUMENTS = {
@@ -143,9 +150,10 @@ def is_conditional(cfg: DictConfig) -> bool:
 def component_nodes(cfg: DictConfig) -> dict[str, Any]:
     """The configuration of each component; a conditional model's networks also take the label."""
     nodes: dict[str, Any] = {
-        name: OmegaConf.to_container(cfg[name], resolve=True) if cfg[name] else None
-        for name in ARGUMENTS
+        name: OmegaConf.to_container(cfg[name], resolve=True) for name in ARGUMENTS
     }
+    for name in ("optimizer", "scheduler"):
+        nodes[name].pop("name", None)  # it chooses the class
     if is_conditional(cfg):
         sizes = {
             "posterior": ("Encoder", {"image_shape": list(cfg.data.image_shape)}),
@@ -169,7 +177,9 @@ def build_module(cfg: DictConfig) -> VAE:
     """
     nodes = component_nodes(cfg)
     classes = cfg.data.classes if is_conditional(cfg) else 0
+    own = {key: nodes["scheduler"].pop(key) for key in SCHEDULE_KEYS if key in nodes["scheduler"]}
     components = {ARGUMENTS[name]: resolve(nodes[name], name, cfg.trust) for name in ARGUMENTS}
+    components["scheduler"] = schedule(components["scheduler"], own)
     model = Recipe(VAE, components | {"seed": cfg.seed, "classes": classes})
     torch.manual_seed(rng.stream_seed(cfg.seed, "weights"))
     with MemoryLimit(machine_bytes()):
@@ -178,16 +188,31 @@ def build_module(cfg: DictConfig) -> VAE:
     return module
 
 
+def schedule(scheduler: Recipe | dict[str, Any], own: dict[str, Any]) -> Recipe | None:
+    """The schedule that a scheduler follows; it is empty for a constant learning rate.
+
+    ``own`` holds the interval and the warm-up.
+    """
+    if isinstance(scheduler, dict) and scheduler:
+        raise ConfigError(f"scheduler.{next(iter(scheduler))}: no such key of scheduler=constant")
+    if not scheduler and not own.get("warmup_steps"):
+        return None
+    return Recipe(Schedule, {"make": scheduler or None} | own, is_partial=True)
+
+
 def try_optimizer(module: VAE) -> None:
     """Raises ConfigError for values that torch.optim refuses, before a folder is made."""
+    name = class_of(module.make_optimizer).__name__
+    if name in REFUSED_OPTIMIZERS:
+        raise ConfigError(f"optimizer.name={name}: must be another one, {REFUSED_OPTIMIZERS[name]}")
     try:
         made = module.make_optimizer(module.parameters())
-        if module.make_scheduler:
-            module.make_scheduler(made, total_steps=MANY_STEPS)
     except (TypeError, ValueError) as error:
         if not is_within(class_of(module.make_optimizer).__module__, ("torch.optim",)):
             raise
-        raise ConfigError(f"optimizer, scheduler: {error}") from error
+        raise ConfigError(f"optimizer: {error}") from error
+    if module.make_scheduler:
+        module.make_scheduler(made, total_steps=MANY_STEPS, epochs=1)
 
 
 def class_of(partial: Callable[..., Any]) -> type:

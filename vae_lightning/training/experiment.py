@@ -93,7 +93,7 @@ def run_experiment(
     module = build_module(cfg)
     module.start_from(data)
     if not resumes:
-        check_schedules(module, cfg.trainer.max_epochs * data.steps)
+        check_schedules(module, cfg.trainer.max_epochs, data)
     with folder as run:
         check_space(run, module)
         parts = make_parts(cfg, data, module, run, stop, resumes)
@@ -124,10 +124,17 @@ def begin(cfg: DictConfig, parts: Parts, resumes: bool) -> None:
         log.info("%s", describe_progress(parts.saved, cfg.trainer.max_epochs))
 
 
-def check_schedules(module: VAE, steps: int) -> None:
-    """Raises ConfigError if annealing or warm-up would still go on at the end of the training."""
+def check_schedules(module: VAE, epochs: int, data: ImageData) -> None:
+    """Raises ConfigError if annealing or warm-up would still go on at the end of the training.
+
+    Also for a schedule that waits for a validation that does not take place.
+    """
+    steps = epochs * data.steps
     if module.make_scheduler is not None:
-        module.make_scheduler(module.make_optimizer(module.parameters()), total_steps=steps)
+        optimizer = module.make_optimizer(module.parameters())
+        schedule = module.make_scheduler(optimizer, total_steps=steps, epochs=epochs)
+        if schedule.waits and not data.images_in("val"):
+            raise ConfigError("scheduler=plateau: requires validation images; set data.val_size")
     annealing = getattr(module.objective, "annealing", None)
     if annealing is not None and annealing.duration > steps:
         name = type(annealing).__name__.lower()
@@ -141,7 +148,7 @@ def make_parts(
     cfg: DictConfig, data: ImageData, module: VAE, run: Path, stop: StopSignals, resumes: bool
 ) -> Parts:
     """Makes the trainer; raises ConfigError if it cannot be made or last.ckpt is damaged."""
-    recorder = Recorder(run)
+    recorder = Recorder(run, module.selected_by)
     saved = saved_progress(run, recorder.state_key) if resumes else NO_PROGRESS
     callbacks = [Progress(), recorder, Interrupt(stop, recorder)]
     logger = tensorboard.ScalarLogger(run, saved.steps if resumes else None)

@@ -13,7 +13,6 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from vae_lightning import rng
 from vae_lightning.checks.errors import NotFinite
@@ -26,6 +25,7 @@ from vae_lightning.distributions.posterior import PosteriorModule
 from vae_lightning.networks import UNCONDITIONAL, Condition
 from vae_lightning.objectives import Objective, Terms
 from vae_lightning.training.lightning_progress import count_optimizer_steps
+from vae_lightning.training.schedulers import Schedule
 from vae_lightning.training.sums import EpochSums, term_sums
 
 # The noise of validation and test is the same in every run and epoch, so that two runs differ by
@@ -49,8 +49,8 @@ class VAE(LightningModule):
         objective: (Terms, step) -> loss per image (B,); has ``num_samples``, K, and
             ``weights(step)``.
         optimizer: called with the parameters.
-        scheduler: called with the optimizer and ``total_steps``; stepped after every optimizer
-            step. None: a constant learning rate.
+        scheduler: called with the optimizer, ``total_steps`` and ``epochs``. None: a constant
+            learning rate.
         seed: of the training noise; process and step make the noise differ.
         classes: number of labels of a conditional model, 0 for an unconditional one.
 
@@ -70,7 +70,7 @@ class VAE(LightningModule):
         prior: nn.Module,
         objective: Objective,
         optimizer: Callable[..., Optimizer],
-        scheduler: Callable[..., LRScheduler] | None = None,
+        scheduler: Callable[..., Schedule] | None = None,
         seed: int = 0,
         classes: int = 0,
     ) -> None:
@@ -89,6 +89,14 @@ class VAE(LightningModule):
         self.sums = {split: EpochSums() for split in SPLITS}
         self.evaluation_noise: dict[str, Tensor] = {}
         self.fast_step: StepFunction | None = None
+        self.selecting_value: float | None = (
+            None  # of the validation of this epoch, if there was one
+        )
+
+    @property
+    def selected_by(self) -> str:
+        """The name of the validation value that selects best.ckpt, see Objective."""
+        return getattr(self.objective, "selected_by", "neg_elbo")
 
     def components(self) -> Iterator[Component]:
         """The components that may refuse others or start from the training images."""
@@ -147,11 +155,10 @@ class VAE(LightningModule):
         count_optimizer_steps(self.trainer, step - first)
         self.sums["train"].check()
 
-    def scheduler_in_use(self) -> LRScheduler | None:
-        """The scheduler that Lightning holds; None if the learning rate is constant."""
+    def scheduler_in_use(self) -> Schedule | None:
+        """The schedule of the learning rate; None if it is constant."""
         found = self.lr_schedulers()
-        assert found is None or isinstance(found, LRScheduler)
-        return found
+        return found if isinstance(found, Schedule) else None  # a callback may have replaced it
 
     def use_fast_path(self, take_step: StepFunction) -> None:
         """Lets ``take_step`` do the optimizer steps, several in each call by Lightning.
@@ -167,16 +174,17 @@ class VAE(LightningModule):
         return rng.normal(shape, batch.x.device, self.seed, "noise", self.global_rank, step)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer, and the scheduler, which is stepped after every optimizer step."""
+        """The optimizer, and the schedule, which is stepped after every optimizer step."""
         optimizer = self.make_optimizer(self.parameters())
         if self.make_scheduler is None:
             return {"optimizer": optimizer}
+        epochs = self.trainer.max_epochs
+        assert epochs is not None
         if self.fast_step is None:
             total_steps = int(self.trainer.estimated_stepping_batches)
         else:
-            assert self.trainer.max_epochs is not None
-            total_steps = self.trainer.max_epochs * image_data(self.trainer).steps
-        scheduler = self.make_scheduler(optimizer, total_steps=total_steps)
+            total_steps = epochs * image_data(self.trainer).steps
+        scheduler = self.make_scheduler(optimizer, total_steps=total_steps, epochs=epochs)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
@@ -196,7 +204,11 @@ class VAE(LightningModule):
         """Adds the terms of a batch of a split to the epoch's sums."""
         terms = self(batch.x, self.fixed_noise(split, batch), batch.condition)
         loss = self.objective(terms, self.global_step).sum()
-        self.sums[split].add(term_sums(loss, terms), len(batch.index))
+        sums = term_sums(loss, terms)
+        bound = self.objective.bound(terms) if isinstance(self.objective, Objective) else None
+        if bound is not None:
+            sums = torch.cat([sums, bound.sum()[None]])
+        self.sums[split].add(sums, len(batch.index))
 
     def fixed_noise(self, split: str, batch: Batch) -> Float[Tensor, "K B L"]:
         """The noise eps (K, B, L) of these images of a split.
@@ -225,10 +237,14 @@ class VAE(LightningModule):
         torch.manual_seed(rng.stream_seed(self.seed, *stream))
 
     def on_train_epoch_end(self) -> None:
-        """Logs the terms of training."""
+        """Logs the terms of training, and ends the epoch of the schedule."""
         self.log_means("train")
         for name, value in self.objective.weights(self.global_step).items():
             self.log(f"train/{name}", value, batch_size=1)
+        schedule = self.scheduler_in_use()
+        if schedule is not None:
+            schedule.end_epoch(self.selecting_value)
+        self.selecting_value = None
 
     def on_validation_epoch_end(self) -> None:
         """Logs the terms of validation."""
@@ -243,14 +259,18 @@ class VAE(LightningModule):
 
         Raises NotFinite if one is not finite: nothing after it could be trusted.
         """
-        loss, recon, kl, *layers = self.sums[split].finish(self.trainer.strategy)
+        loss, recon, kl, *others = self.sums[split].finish(self.trainer.strategy)
         if not math.isfinite(loss + recon + kl):
             raise NotFinite(
                 f"{split} is not finite in epoch {self.current_epoch + 1}: loss {loss},"
                 f" recon {recon}, KL {kl}; a smaller optimizer.lr may help"
             )
         terms = {"loss": loss, "recon": recon, "kl": kl, "neg_elbo": recon + kl}
-        terms |= {f"kl_{number}": value for number, value in enumerate(layers, 1)}
+        if split != "train" and self.selected_by not in terms:
+            terms[self.selected_by] = others.pop()
+        terms |= {f"kl_{number}": value for number, value in enumerate(others, 1)}
+        if split == "val":
+            self.selecting_value = terms[self.selected_by]
         # the values are the same on every process already: nothing is left to synchronize
         self.log_dict({f"{split}/{name}": value for name, value in terms.items()}, batch_size=1)
 

@@ -38,6 +38,7 @@ def final_metrics(
         "log_normalizer": log_normalizer(module),
         "kl_estimate": describe_kl(module, data),
         "checkpoint": "best",
+        "selected_by": f"val/{module.selected_by}" if data.images_in("val") else "the last epoch",
         "epoch": int(best["epoch"]),
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
         "training_seconds": sum(row["seconds"] for row in rows),

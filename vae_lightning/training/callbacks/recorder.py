@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 class Recorder(Checkpoint):
     """Writes a row of metrics.csv and last.ckpt after every epoch, and best.ckpt if it is the best.
 
-    The best epoch has the lowest val/neg_elbo; without validation images it is the last one. As a
+    The best epoch has the lowest value that the objective selects by, such as val/neg_elbo; without
+    validation images it is the last one. As a
     Checkpoint this callback is called after the module has logged. The rows are part of the
     checkpoint, so that the table of a resumed run continues where its weights continue.
 
@@ -34,8 +35,8 @@ class Recorder(Checkpoint):
     is trained, in this order: best.ckpt, last.ckpt, metrics.csv.
     """
 
-    def __init__(self, run: Path) -> None:
-        self.run = run
+    def __init__(self, run: Path, selected_by: str) -> None:
+        self.run, self.selected_by = run, f"val/{selected_by}"
         self.rows: list[dict[str, float]] = []
         self.started = self.trained = 0.0
         self.elapsed = 0.0  # seconds of an epoch that was interrupted in another process
@@ -64,9 +65,8 @@ class Recorder(Checkpoint):
 
     def best(self) -> dict[str, float]:
         """The row of best.ckpt."""
-        if "val/neg_elbo" not in self.rows[-1]:
-            return self.rows[-1]
-        return min(self.rows, key=lambda row: row["val/neg_elbo"])
+        rows = [row for row in self.rows if self.selected_by in row]
+        return min(rows, key=lambda row: row[self.selected_by]) if rows else self.rows[-1]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
