@@ -33,7 +33,9 @@ class DirectStep:
             self.module.take_step(batch, optimizer, step)
             return
         loss = self.module.loss(batch, step)
-        self.update(optimizer, torch.autograd.grad(loss, self.parameters, allow_unused=True))
+        gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        if not self.module.skips(gradients):
+            self.update(optimizer, gradients)
 
     def collect(self, optimizer: Optimizer) -> None:
         """Collects parameters, moments and step counts.

@@ -5,12 +5,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 from omegaconf import DictConfig
 
 from vae_lightning.compile.direct import DirectStep
 from vae_lightning.compile.onednn import products
 from vae_lightning.config.instantiate import is_within
 from vae_lightning.data.images import ImageData
+from vae_lightning.training.lightning_progress import callbacks_of
 from vae_lightning.training.module import VAE, StepFunction
 from vae_lightning.training.trainer import OWN_TRAINER_KEYS
 
@@ -29,6 +31,8 @@ STEP_HOOKS = (
     "on_after_backward",
     "on_before_optimizer_step",
 )
+# Callbacks that change how Lightning takes the steps.
+CHANGES_OPTIMIZATION = (GradientAccumulationScheduler, StochasticWeightAveraging)
 
 
 @contextmanager
@@ -59,17 +63,24 @@ def compiled_step(module: VAE, data: ImageData) -> StepFunction:
 
 def steps_per_execution(cfg: DictConfig, trainer: Trainer) -> int:
     """Optimizer steps in one call by Lightning; 1 if something needs every step."""
-    needs_every_step = any(
-        getattr(type(callback), hook) is not getattr(Callback, hook)
-        for callback in trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue] - Lightning sets it without declaring it
-        for hook in STEP_HOOKS
-        if not is_within(type(callback).__module__, ("vae_lightning",))
-    )
-    if needs_every_step or cfg.accelerator.strategy != "auto":
+    if (
+        any(needs_every_step(callback) for callback in callbacks_of(trainer))
+        or cfg.accelerator.strategy != "auto"
+    ):
         return 1
     if not KEYS_WITHOUT_STEP_WORK.issuperset(cfg.trainer):
         return 1
     return cfg.trainer.steps_per_execution
+
+
+def needs_every_step(callback: Callback) -> bool:
+    """Whether Lightning must call this callback of another package after every step."""
+    if is_within(type(callback).__module__, ("vae_lightning",)):
+        return False
+    hooked = any(
+        getattr(type(callback), hook) is not getattr(Callback, hook) for hook in STEP_HOOKS
+    )
+    return hooked or isinstance(callback, CHANGES_OPTIMIZATION)
 
 
 def compiles(cfg: DictConfig, trainer: Trainer, data: ImageData, steps: int) -> bool:

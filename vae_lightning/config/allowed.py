@@ -47,9 +47,19 @@ OWN_CLASSES = frozenset(
         "objectives.annealing.Linear",
         "objectives.annealing.Sigmoid",
         "plots.gallery.Gallery",
+        "training.callbacks.averaging.EMA",
+        "training.callbacks.averaging.SWA",
+        "training.callbacks.checkpoints.Checkpoints",
+        "training.callbacks.early_stopping.EarlyStopping",
+        "training.callbacks.learning_rate.LearningRate",
         "training.schedulers.Cosine",
         "training.schedulers.Linear",
+        "training.tensorboard.ScalarLogger",
     )
+)
+# of this package, but they send results to a server that the configuration names
+SENDING_CLASSES = frozenset(
+    ("vae_lightning.training.loggers.MLflow", "vae_lightning.training.loggers.Wandb")
 )
 ADAM = frozenset(("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize", "foreach", "fused"))
 COMMON = frozenset(("lr", "weight_decay", "foreach", "maximize"))  # of most optimizers

@@ -109,7 +109,7 @@ def written_value(cfg: DictConfig, key: str) -> object:
 
 def groups() -> list[str]:
     """The groups of conf/, those of the model first."""
-    return [*TRAINING_GROUPS, "data", "callbacks", "accelerator", "experiment"]
+    return [*TRAINING_GROUPS, "data", "callbacks", "logger", "accelerator", "experiment"]
 
 
 def choice_section(group: str, name: str) -> list[str]:

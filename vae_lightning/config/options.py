@@ -25,8 +25,10 @@ from vae_lightning.checks.ranges import (
     Text,
     check_value,
 )
+from vae_lightning.config.callback_table import refusal
 from vae_lightning.config.compose import TRAINING_GROUPS
 from vae_lightning.config.option_table import CLASS_OPTIONS
+from vae_lightning.config.optional import require_packages
 from vae_lightning.storage.run_folder import of_run, to_dict
 
 # classes of torch.optim and of torch.optim.lr_scheduler
@@ -66,6 +68,7 @@ SECTIONS = (
     "accelerator",
     "trainer",
     "callbacks",
+    "logger",
     "experiment",
     "seed",
     "resume",
@@ -126,6 +129,10 @@ GENERAL_OPTIONS: dict[str, Option] = {
     "trainer.threads": Option(
         "CPU threads; auto: as many as there are free cores", AnyOf((Choice(("auto",)), Integer(1)))
     ),
+    "trainer.skip_gradient_above": Option(
+        "norm of the gradient above which an optimizer step is skipped; null: none is",
+        AnyOf((Number(above=0), Choice((None,)))),
+    ),
     "accelerator.accelerator": Option(
         "kind of device", Choice(("auto", "cpu", "gpu", "cuda", "mps"))
     ),
@@ -153,6 +160,20 @@ REQUIRED_SECTIONS = [section for section in SECTIONS if section != "experiment"]
 # sections of which no option may be removed; an optional argument of a class may be
 COMPLETE_SECTIONS = ("", "data", "trainer", "accelerator")
 DATA_CLASS = "vae_lightning.data.images.ImageData"  # its arguments are the keys of cfg.data
+
+NEED_LOGGER = (
+    "lightning.pytorch.callbacks.DeviceStatsMonitor",
+    "lightning.pytorch.callbacks.LearningRateMonitor",
+)
+# classes -> packages that they require beyond the dependencies of this package
+PACKAGES = {
+    "vae_lightning.training.loggers.MLflow": ("mlflow",),
+    "vae_lightning.training.loggers.Wandb": ("wandb",),
+}
+NEED_VALIDATION = (
+    "vae_lightning.training.callbacks.early_stopping.EarlyStopping",
+    "torch.optim.lr_scheduler.ReduceLROnPlateau",
+)
 
 Lookup = Callable[[str], Mapping[str, Option]]
 
@@ -214,6 +235,7 @@ def check_values(cfg: DictConfig) -> None:
         if isinstance(node, DictConfig) and name in node:
             check_value(key, plain(node, name), option)
     check_classes(cfg, lambda target: CLASS_OPTIONS.get(target, {}))
+    check_callbacks(cfg)
     check_together(cfg)
 
 
@@ -267,6 +289,20 @@ def plain(node: DictConfig, name: str) -> object:
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
+def check_callbacks(cfg: DictConfig) -> None:
+    """Raises ConfigError for classes that cannot work, alone or with the rest of the values."""
+    for path, node in class_nodes(of_run(cfg)):
+        target = str(node["_target_"]) if "_target_" in node else ""
+        if path.startswith("callbacks.") and (reason := refusal(target)):
+            raise ConfigError(f"{path}._target_={target}: must be another class; {reason}")
+        if target in PACKAGES:
+            require_packages(path.replace(".", "=", 1), PACKAGES[target])
+        if target in NEED_LOGGER and not cfg.logger:
+            raise ConfigError(f"logger=none: must be a logger for {path}, which logs its values")
+        if target in NEED_VALIDATION and cfg.data.val_size == 0:
+            raise ConfigError(f"data.val_size=0: must be at least 1 for {path}, which reads val/")
+
+
 def check_together(cfg: DictConfig) -> None:
     """Raises ConfigError for values that do not fit each other."""
     devices, kind = plain(cfg.trainer, "devices"), cfg.accelerator.accelerator
@@ -275,6 +311,11 @@ def check_together(cfg: DictConfig) -> None:
     if isinstance(devices, list) and (kind == "cpu" or len(set(devices)) < len(devices)):
         raise ConfigError(
             f"trainer.devices={devices}: must be the numbers of different GPUs, or a single number"
+        )
+    if cfg.trainer.skip_gradient_above is not None and cfg.trainer.precision == "16-mixed":
+        raise ConfigError(
+            f"trainer.skip_gradient_above={cfg.trainer.skip_gradient_above}: requires"
+            " trainer.precision=32 or bf16-mixed, because 16-mixed scales the gradient"
         )
     processes = process_count(cfg) * cfg.accelerator.num_nodes
     if process_count(cfg) > 1 and cfg.accelerator.strategy == "auto":

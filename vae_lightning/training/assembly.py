@@ -177,10 +177,14 @@ def build_module(cfg: DictConfig) -> VAE:
     """
     nodes = component_nodes(cfg)
     classes = cfg.data.classes if is_conditional(cfg) else 0
-    own = {key: nodes["scheduler"].pop(key) for key in SCHEDULE_KEYS if key in nodes["scheduler"]}
+    timing = {
+        key: nodes["scheduler"].pop(key) for key in SCHEDULE_KEYS if key in nodes["scheduler"]
+    }
     components = {ARGUMENTS[name]: resolve(nodes[name], name, cfg.trust) for name in ARGUMENTS}
-    components["scheduler"] = schedule(components["scheduler"], own)
-    model = Recipe(VAE, components | {"seed": cfg.seed, "classes": classes})
+    components["scheduler"] = schedule(components["scheduler"], timing)
+    bound = cfg.trainer.skip_gradient_above
+    own = {"seed": cfg.seed, "classes": classes, "skip_gradient_above": bound}
+    model = Recipe(VAE, components | own)
     torch.manual_seed(rng.stream_seed(cfg.seed, "weights"))
     with MemoryLimit(machine_bytes()):
         module = model.build()
@@ -188,16 +192,16 @@ def build_module(cfg: DictConfig) -> VAE:
     return module
 
 
-def schedule(scheduler: Recipe | dict[str, Any], own: dict[str, Any]) -> Recipe | None:
+def schedule(scheduler: Recipe | dict[str, Any], timing: dict[str, Any]) -> Recipe | None:
     """The schedule that a scheduler follows; it is empty for a constant learning rate.
 
-    ``own`` holds the interval and the warm-up.
+    ``timing`` holds the interval and the warm-up.
     """
     if isinstance(scheduler, dict) and scheduler:
         raise ConfigError(f"scheduler.{next(iter(scheduler))}: no such key of scheduler=constant")
-    if not scheduler and not own.get("warmup_steps"):
+    if not scheduler and not timing.get("warmup_steps"):
         return None
-    return Recipe(Schedule, {"make": scheduler or None} | own, is_partial=True)
+    return Recipe(Schedule, {"make": scheduler or None} | timing, is_partial=True)
 
 
 def try_optimizer(module: VAE) -> None:

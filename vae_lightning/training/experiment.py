@@ -17,9 +17,11 @@ from vae_lightning.config.options import process_count
 from vae_lightning.data.images import ImageData
 from vae_lightning.storage import files, run_folder
 from vae_lightning.storage.lock import claim
-from vae_lightning.training import summary, tensorboard, threads
+from vae_lightning.training import loggers, summary, tensorboard, threads
 from vae_lightning.training.assembly import build_data, build_module, check_user_classes
+from vae_lightning.training.callbacks.averaging import average_of, averages_at_end
 from vae_lightning.training.callbacks.checked import CheckedCallback
+from vae_lightning.training.callbacks.early_stopping import why_stopped
 from vae_lightning.training.callbacks.interrupt import Interrupt
 from vae_lightning.training.callbacks.progress import Progress
 from vae_lightning.training.callbacks.recorder import Recorder
@@ -32,6 +34,7 @@ from vae_lightning.training.checkpoint import (
 )
 from vae_lightning.training.final_table import final_table
 from vae_lightning.training.finite import locate
+from vae_lightning.training.lightning_progress import callbacks_of
 from vae_lightning.training.module import VAE
 from vae_lightning.training.processes import is_connection_error
 from vae_lightning.training.provenance import write_provenance
@@ -93,7 +96,8 @@ def run_experiment(
     module = build_module(cfg)
     module.start_from(data)
     if not resumes:
-        check_schedules(module, cfg.trainer.max_epochs, data)
+        epochs = cfg.trainer.max_epochs
+        check_schedules(module, epochs, epochs * data.steps)
     with folder as run:
         check_space(run, module)
         parts = make_parts(cfg, data, module, run, stop, resumes)
@@ -102,7 +106,7 @@ def run_experiment(
         use_threads(cfg, start)
         train_and_test(cfg, parts, accelerate, stop)
         return None
-    with lock, run_folder.recorded(run):
+    with lock, run_folder.recorded(run), loggers.closing(parts.trainer.loggers):
         if overrides is not None:
             run_folder.write_overrides(run, cfg, overrides)
         use_threads(cfg, start)
@@ -124,17 +128,11 @@ def begin(cfg: DictConfig, parts: Parts, resumes: bool) -> None:
         log.info("%s", describe_progress(parts.saved, cfg.trainer.max_epochs))
 
 
-def check_schedules(module: VAE, epochs: int, data: ImageData) -> None:
-    """Raises ConfigError if annealing or warm-up would still go on at the end of the training.
-
-    Also for a schedule that waits for a validation that does not take place.
-    """
-    steps = epochs * data.steps
+def check_schedules(module: VAE, epochs: int, steps: int) -> None:
+    """Raises ConfigError if annealing or warm-up would still go on at the end of the training."""
     if module.make_scheduler is not None:
         optimizer = module.make_optimizer(module.parameters())
-        schedule = module.make_scheduler(optimizer, total_steps=steps, epochs=epochs)
-        if schedule.waits and not data.images_in("val"):
-            raise ConfigError("scheduler=plateau: requires validation images; set data.val_size")
+        module.make_scheduler(optimizer, total_steps=steps, epochs=epochs)
     annealing = getattr(module.objective, "annealing", None)
     if annealing is not None and annealing.duration > steps:
         name = type(annealing).__name__.lower()
@@ -151,9 +149,10 @@ def make_parts(
     recorder = Recorder(run, module.selected_by)
     saved = saved_progress(run, recorder.state_key) if resumes else NO_PROGRESS
     callbacks = [Progress(), recorder, Interrupt(stop, recorder)]
-    logger = tensorboard.ScalarLogger(run, saved.steps if resumes else None)
-    trainer = build_trainer(cfg, callbacks, logger, saved.epochs)
-    for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue] - Lightning sets it without declaring it
+    built_loggers = loggers.build_loggers(cfg, run, saved.steps if resumes else None)
+    trainer = build_trainer(cfg, callbacks, built_loggers, run, saved.epochs)
+    average_of(trainer)
+    for callback in callbacks_of(trainer):
         if isinstance(callback, CheckedCallback):
             callback.check(module)
     return Parts(trainer, module, data, recorder, run, saved)
@@ -184,13 +183,19 @@ def train_and_test(
     variables = {RUN_VARIABLE: str(run), RESUMES_VARIABLE: "1" if parts.saved.path else ""}
     before_kill = functools.partial(run_folder.write_status, run, "interrupted")
     with environment(**variables), stop.deferred(before_kill):
-        tensorboard.begin_hparams(cfg, trainer, run)
+        begin_hparams(cfg, parts)
         try:
             with accelerate(cfg, trainer, module, data):
                 trainer.fit(module, data, ckpt_path=parts.saved.path, weights_only=True)
+            if stopped := why_stopped(trainer):
+                log.info("%s", stopped)
             trainer.strategy.barrier("best.ckpt")  # rank 0 still links it while the others go on
             best = read_checkpoint(run / run_folder.BEST, f"resume={run}")
             module.load_state_dict(best["state_dict"])
+            validated = {}
+            if averages_at_end(trainer) and data.images_in("val"):
+                trainer.validate(module, data, verbose=False)
+                validated = dict(trainer.callback_metrics)
             trainer.test(module, data, verbose=False)
         except Exception as error:
             tensorboard.end_hparams(trainer, "FAILURE")
@@ -203,7 +208,16 @@ def train_and_test(
                     " was killed"
                 ) from error
             raise
-    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+    found = validated | dict(trainer.callback_metrics)
+    return {name: float(value) for name, value in found.items()}
+
+
+def begin_hparams(cfg: DictConfig, parts: Parts) -> None:
+    """Gives all loggers the values of the configuration; a server has them already on resume."""
+    tensorboard.begin_hparams(cfg, parts.trainer, parts.run)
+    for logger in parts.trainer.loggers:
+        if parts.saved.path is None and not isinstance(logger, tensorboard.ScalarLogger):
+            logger.log_hyperparams(tensorboard.compared_values(cfg, parts.run))
 
 
 def conclude(cfg: DictConfig, parts: Parts, test: dict[str, float]) -> Result:
@@ -218,6 +232,7 @@ def conclude(cfg: DictConfig, parts: Parts, test: dict[str, float]) -> Result:
         trainer.strategy.root_device,
         files.read_json(run / run_folder.ENVIRONMENT),
     )
+    metrics |= {"stopped": why_stopped(trainer), "averaged_by": average_of(trainer)}
     data_line = summary.describe_data(cfg, data)
     alarm = run_folder.read_status(run).get("alarm")
     table = final_table(metrics, data_line, module.latent_dim, run, alarm)

@@ -1,6 +1,11 @@
 """The only place that uses private attributes of Lightning's loops (lightning 2.6)."""
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
+
+
+def callbacks_of(trainer: Trainer) -> list[Callback]:
+    """The callbacks of a trainer."""
+    return getattr(trainer, "callbacks", [])  # Lightning sets it without declaring it
 
 
 def count_optimizer_steps(trainer: Trainer, count: int) -> None:

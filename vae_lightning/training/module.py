@@ -5,13 +5,16 @@ per image.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from lightning.pytorch import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from vae_lightning import rng
@@ -24,7 +27,8 @@ from vae_lightning.distributions.likelihood import Likelihood
 from vae_lightning.distributions.posterior import PosteriorModule
 from vae_lightning.networks import UNCONDITIONAL, Condition
 from vae_lightning.objectives import Objective, Terms
-from vae_lightning.training.lightning_progress import count_optimizer_steps
+from vae_lightning.training.callbacks.step import StepCallback
+from vae_lightning.training.lightning_progress import callbacks_of, count_optimizer_steps
 from vae_lightning.training.schedulers import Schedule
 from vae_lightning.training.sums import EpochSums, term_sums
 
@@ -53,6 +57,8 @@ class VAE(LightningModule):
             learning rate.
         seed: of the training noise; process and step make the noise differ.
         classes: number of labels of a conditional model, 0 for an unconditional one.
+        skip_gradient_above: norm of the gradient above which an optimizer step is skipped; None:
+            none is skipped.
 
     Raises:
         ConfigError: a component refuses another one.
@@ -73,6 +79,7 @@ class VAE(LightningModule):
         scheduler: Callable[..., Schedule] | None = None,
         seed: int = 0,
         classes: int = 0,
+        skip_gradient_above: float | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -83,6 +90,8 @@ class VAE(LightningModule):
         self.make_scheduler = scheduler
         self.seed = seed
         self.classes = classes
+        self.skip_gradient_above = skip_gradient_above
+        self.skipped_steps = 0
         self.latent_dim: int = encoder.latent_dim
         for component in self.components():
             component.check(encoder, prior, classes)
@@ -141,17 +150,48 @@ class VAE(LightningModule):
         """One optimizer step."""
         optimizer.zero_grad()
         self.loss(batch, step).backward()
-        optimizer.step()
+        if not self.skips(parameter.grad for parameter in self.parameters()):
+            optimizer.step()
+
+    def skips(self, gradients: Iterable[Tensor | None]) -> bool:
+        """Whether a step with these gradients is skipped, which is counted.
+
+        Waits for the device, but only if steps may be skipped.
+        """
+        if self.skip_gradient_above is None:
+            return False
+        norm = get_total_norm([each for each in gradients if each is not None])
+        is_skipped = not bool(norm <= self.skip_gradient_above)  # also if it is not a number
+        self.skipped_steps += is_skipped
+        return is_skipped
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """The step that Lightning takes where it takes the steps one by one."""
+        if self.skip_gradient_above is not None and optimizer_closure is not None:
+            loss = optimizer_closure()  # computes the gradient
+            if self.skips(parameter.grad for parameter in self.parameters()):
+                return
+            optimizer_closure = lambda: loss  # noqa: E731 - Lightning requires a closure
+        optimizer.step(closure=optimizer_closure)
 
     def take_steps(self, batches: Iterator[Batch], take_step: StepFunction) -> None:
         """One optimizer step for each batch, within a single call by Lightning."""
         (optimizer,), scheduler = self.trainer.optimizers, self.scheduler_in_use()
         step = first = self.global_step
+        watching = [each for each in callbacks_of(self.trainer) if isinstance(each, StepCallback)]
         for batch in batches:
             take_step(batch, optimizer, step)
             if scheduler is not None:
                 scheduler.step()
             step += 1
+            for callback in watching:
+                callback.count_step(self, step)
         count_optimizer_steps(self.trainer, step - first)
         self.sums["train"].check()
 
@@ -239,6 +279,8 @@ class VAE(LightningModule):
     def on_train_epoch_end(self) -> None:
         """Logs the terms of training, and ends the epoch of the schedule."""
         self.log_means("train")
+        if self.skip_gradient_above is not None:
+            self.log("train/skipped_steps", float(self.skipped_steps), batch_size=1)
         for name, value in self.objective.weights(self.global_step).items():
             self.log(f"train/{name}", value, batch_size=1)
         schedule = self.scheduler_in_use()
@@ -275,11 +317,15 @@ class VAE(LightningModule):
         self.log_dict({f"{split}/{name}": value for name, value in terms.items()}, batch_size=1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
-        """Saves the sums of an epoch that may be continued by other processes."""
+        """Saves the sums of an epoch that other processes may continue, and the skipped steps."""
         checkpoint["epoch_sums"] = self.sums["train"].state(self.trainer.strategy)
+        checkpoint["skipped_steps"] = self.skipped_steps
 
     def on_load_checkpoint(self, checkpoint: dict[str, object]) -> None:
-        """Continues the sums of an interrupted epoch."""
+        """Continues the sums of an interrupted epoch, and the count of skipped steps."""
         sums = checkpoint["epoch_sums"]
         assert isinstance(sums, Tensor)
         self.sums["train"].load(sums)
+        skipped = checkpoint["skipped_steps"]
+        assert isinstance(skipped, int)
+        self.skipped_steps = skipped

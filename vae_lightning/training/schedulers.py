@@ -87,8 +87,7 @@ class Schedule(LRScheduler):
         if interval == "epoch":
             remaining = math.ceil(remaining * epochs / total_steps)
         self.scheduler = make and build(make, optimizer, max(1, remaining))
-        self.waits = isinstance(self.scheduler, ReduceLROnPlateau)
-        if self.waits and interval == "step":
+        if isinstance(self.scheduler, ReduceLROnPlateau) and interval == "step":
             raise ConfigError(
                 "scheduler.interval=step: must be epoch for ReduceLROnPlateau, because it waits for"
                 " validation"

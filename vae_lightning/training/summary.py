@@ -49,6 +49,8 @@ def final_metrics(
         "device": device_name(device),
         "threads": torch.get_num_threads(),
     }
+    if module.skip_gradient_above is not None:
+        metrics["skipped_steps"] = module.skipped_steps
     if getattr(module.decoder, "discrete", False):
         metrics["test/bits_per_dim"] = bits_per_dim(test["test/neg_elbo"], data.pixels)
     return metrics

@@ -13,18 +13,25 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
 from vae_lightning.checks.errors import ConfigError
-from vae_lightning.config.instantiate import instantiate
+from vae_lightning.config.instantiate import built, resolve
 from vae_lightning.config.options import check_together
+from vae_lightning.storage.run_folder import LAST
 from vae_lightning.training.assembly import plain
 from vae_lightning.training.checkpoint import DirectCheckpoints
 from vae_lightning.training.processes import LocalDDP
 from vae_lightning.training.threads import most_threads
 
-OWN_TRAINER_KEYS = ("steps_per_execution", "compile", "threads")  # of cfg.trainer, not Lightning's
+OWN_TRAINER_KEYS = (
+    "steps_per_execution",
+    "compile",
+    "threads",
+    "skip_gradient_above",
+)  # of cfg.trainer, not Lightning's
 
 
 def silence_notices() -> None:
@@ -48,7 +55,7 @@ def silence_notices() -> None:
 
 
 def build_trainer(
-    cfg: DictConfig, callbacks: Sequence[Callback], logger: Logger, done: int = 0
+    cfg: DictConfig, callbacks: Sequence[Callback], loggers: list[Logger], run: Path, done: int = 0
 ) -> Trainer:
     """The Trainer of a run, with the configuration's callbacks before the given ones.
 
@@ -57,12 +64,11 @@ def build_trainer(
     Raises ConfigError for an argument that the Trainer does not support and for a device that the
     machine does not have.
     """
-    own: dict[str, object] = {"logger": logger, "default_root_dir": logger.save_dir}
+    own: dict[str, object] = {"logger": loggers or False, "default_root_dir": run}
     own["max_epochs"] = max(cfg.trainer.max_epochs, done)
     if cfg.accelerator.strategy == "ddp" and cfg.accelerator.num_nodes == 1:
-        assert logger.save_dir is not None
-        own["strategy"] = LocalDDP(Path(logger.save_dir))
-    return make_trainer(cfg, trainer_arguments(cfg, callbacks) | own)
+        own["strategy"] = LocalDDP(run)
+    return make_trainer(cfg, trainer_arguments(cfg, callbacks, run) | own)
 
 
 def build_tester(cfg: DictConfig) -> Trainer:
@@ -73,22 +79,31 @@ def build_tester(cfg: DictConfig) -> Trainer:
     )
 
 
-def trainer_arguments(cfg: DictConfig, callbacks: Sequence[Callback] = ()) -> dict[str, object]:
+def chosen_callbacks(cfg: DictConfig, run: Path | None) -> list[Callback]:
+    """The callbacks of the configuration; ModelCheckpoint writes into checkpoints/ of the run."""
+    found = resolve(plain(cfg.callbacks), "callbacks", cfg.trust)
+    for recipe in found.values():
+        if run is not None and issubclass(recipe.cls, ModelCheckpoint):
+            recipe.arguments.setdefault("dirpath", str((run / LAST).parent))
+    return [built(recipe) for recipe in found.values()]
+
+
+def trainer_arguments(
+    cfg: DictConfig, callbacks: Sequence[Callback] = (), run: Path | None = None
+) -> dict[str, object]:
     """What the configuration says, and what this package decides."""
     given = {key: value for key, value in plain(cfg.trainer).items() if key not in OWN_TRAINER_KEYS}
     arguments = given | plain(cfg.accelerator)
+    given_callbacks = chosen_callbacks(cfg, run)
     if cfg.data.val_size == 0:
         arguments["limit_val_batches"] = 0
     return arguments | {
         "num_sanity_val_steps": 0,
-        "enable_progress_bar": False,
+        "enable_progress_bar": any(isinstance(each, ProgressBar) for each in given_callbacks),
         "enable_model_summary": False,
         "use_distributed_sampler": False,  # the data module shards, without repeating images
         "log_every_n_steps": 1,  # everything is logged at the end of an epoch, however short it is
-        "callbacks": [
-            *instantiate(plain(cfg.callbacks), "callbacks", cfg.trust).values(),
-            *callbacks,
-        ],
+        "callbacks": [*given_callbacks, *callbacks],
     }
 
 

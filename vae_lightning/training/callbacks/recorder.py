@@ -16,9 +16,12 @@ from vae_lightning.storage.files import (
     write_csv,
 )
 from vae_lightning.storage.run_folder import BEST, LAST
+from vae_lightning.training.callbacks.averaging import averages_at_end
+from vae_lightning.training.callbacks.checkpoints import Checkpoints
 from vae_lightning.training.finite import check_parameters
+from vae_lightning.training.lightning_progress import callbacks_of
+from vae_lightning.training.loggers import OncePerStep, remember
 from vae_lightning.training.module import VAE
-from vae_lightning.training.tensorboard import logger_of
 
 log = logging.getLogger(__name__)
 
@@ -92,12 +95,18 @@ class Recorder(Checkpoint):
         logged = {"optimizer/lr": rate, "speed/images_per_second": row["images_per_second"]}
         logged |= {name: float(value) for name, value in trainer.logged_metrics.items()}
         if trainer.is_global_zero:
-            logger_of(trainer).log_epoch(logged, trainer.global_step - 1)
+            for logger in trainer.loggers:
+                if isinstance(logger, OncePerStep):
+                    logger.log_epoch(logged, trainer.global_step - 1)
+            remember(trainer, self.run, trainer.global_step)
         temporary = self.write_checkpoint(trainer)
         if trainer.is_global_zero:
             rows, is_best = list(self.rows), row is self.best()
+            more = [each for each in callbacks_of(trainer) if isinstance(each, Checkpoints)]
 
             def finish() -> None:
+                for checkpoints in more:
+                    checkpoints.keep(temporary, rows, self.selected_by)
                 self.replace_checkpoints(temporary, is_best)
                 write_csv(self.run / "metrics.csv", rows)
 
@@ -105,8 +114,12 @@ class Recorder(Checkpoint):
             log.info(describe_epoch(row, trainer.max_epochs))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Waits for the files of the last epoch."""
+        """Waits for the files of the last epoch; best.ckpt gets an average that exists only now."""
         self.wait()
+        if averages_at_end(trainer):
+            temporary = self.write_checkpoint(trainer)
+            if trainer.is_global_zero:
+                replace(temporary, self.run / BEST)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
