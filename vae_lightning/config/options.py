@@ -167,6 +167,7 @@ NEED_LOGGER = (
 )
 # classes -> packages that they require beyond the dependencies of this package
 PACKAGES = {
+    "lightning.pytorch.callbacks.DeviceStatsMonitor": ("psutil",),
     "vae_lightning.training.loggers.MLflow": ("mlflow",),
     "vae_lightning.training.loggers.Wandb": ("wandb",),
 }
@@ -296,7 +297,7 @@ def check_callbacks(cfg: DictConfig) -> None:
         if path.startswith("callbacks.") and (reason := refusal(target)):
             raise ConfigError(f"{path}._target_={target}: must be another class; {reason}")
         if target in PACKAGES:
-            require_packages(path.replace(".", "=", 1), PACKAGES[target])
+            require_packages(path.replace("logger.", "logger="), PACKAGES[target])
         if target in NEED_LOGGER and not cfg.logger:
             raise ConfigError(f"logger=none: must be a logger for {path}, which logs its values")
         if target in NEED_VALIDATION and cfg.data.val_size == 0:
