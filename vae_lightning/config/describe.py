@@ -16,6 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from vae_lightning.checks.errors import show
 from vae_lightning.checks.ranges import Option
+from vae_lightning.config.callback_table import PACKAGE as PACKAGE_OF_CALLBACKS
+from vae_lightning.config.callback_table import REFUSED, WORKING
 from vae_lightning.config.compose import CONF, TRAINING_GROUPS, choices, compose
 from vae_lightning.config.instantiate import options_of
 from vae_lightning.config.options import DATA_CLASS, GENERAL_OPTIONS, SWEEP_OPTIONS, class_options
@@ -96,7 +98,17 @@ def options_page() -> str:
         lines += ["", f"## {group}", ""]
         for name in choices(group):
             lines += choice_section(group, name)
+    lines += callback_section()
     return "\n".join(lines).rstrip() + "\n"
+
+
+def callback_section() -> list[str]:
+    """The lines about the callbacks of Lightning."""
+    lines = ["", "## Callbacks of Lightning", ""]
+    lines += [f"`+callbacks.NAME._target_={PACKAGE_OF_CALLBACKS}.CLASS` adds one to a run.", ""]
+    lines += ["| class | | |", "|---|---|---|"]
+    lines += [f"| `{name}` | works | {text} |" for name, text in WORKING.items()]
+    return lines + [f"| `{name}` | refused | {text} |" for name, text in REFUSED.items()]
 
 
 def written_value(cfg: DictConfig, key: str) -> object:

@@ -19,6 +19,7 @@ from vae_lightning.config.instantiate import resolve
 from vae_lightning.storage.files import read_json, write_json
 from vae_lightning.storage.run_folder import to_dict
 
+OUTPUTS = Path("outputs")  # of all runs
 STATE = Path("loggers.json")  # in a run folder: the names of the run on servers, and what they have
 Optional = AnyOf((Text("a text"), Choice((None,))))
 
@@ -73,7 +74,7 @@ class OncePerStep(Logger):
 
 
 class Wandb(OncePerStep, WandbLogger):
-    """Weights & Biases; writes into wandb/ of the run.
+    """Weights & Biases; writes into outputs/wandb, because its links would leave the run folder.
 
     Args:
         run, state, first_step: see OncePerStep.
@@ -93,9 +94,10 @@ class Wandb(OncePerStep, WandbLogger):
         name: Annotated[str | None, Option("name of the run; null: its folder", Optional)],
         offline: Annotated[bool, Option("whether nothing is sent", Boolean())],
     ) -> None:
+        OUTPUTS.mkdir(exist_ok=True)
         super().__init__(
             name=name or run.name,
-            save_dir=run,
+            save_dir=OUTPUTS.resolve(),
             project=project,
             entity=entity,
             offline=offline,
@@ -136,7 +138,7 @@ class MLflow(OncePerStep, MLFlowLogger):
             str | None, Option("server or database; null: outputs/mlflow.db", Optional)
         ],
     ) -> None:
-        database = Path("outputs", "mlflow.db").resolve()
+        database = OUTPUTS.resolve() / "mlflow.db"
         uri = state.get("mlflow_uri") or tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
         uri = uri or f"sqlite:///{database}"
         if "://" not in uri or uri.startswith("file:"):
@@ -145,7 +147,7 @@ class MLflow(OncePerStep, MLFlowLogger):
                 " (sqlite:///...), because MLflow does not write to a folder"
             )
         if uri == f"sqlite:///{database}":
-            database.parent.mkdir(exist_ok=True)
+            OUTPUTS.mkdir(exist_ok=True)
         super().__init__(experiment_name, run_name or run.name, uri, run_id=state.get("mlflow_id"))
         self.uri, self.first_step = uri, state.get("steps", 0)
 
