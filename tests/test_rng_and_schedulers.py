@@ -11,7 +11,7 @@ import torch
 from helpers import loss_of, tiny, tiny_model
 from vae_lightning import rng
 from vae_lightning.checks.errors import ConfigError
-from vae_lightning.config.options import OPTIMIZERS, SCHEDULERS
+from vae_lightning.config.class_table import OPTIMIZERS, SCHEDULERS
 from vae_lightning.training.assembly import build_module
 from vae_lightning.training.schedulers import Schedule
 

@@ -26,42 +26,18 @@ from vae_lightning.checks.ranges import (
     check_value,
 )
 from vae_lightning.config.callback_table import refusal
+from vae_lightning.config.class_table import (
+    NEED_LOGGER,
+    NEED_VALIDATION,
+    OPTIMIZERS,
+    PACKAGES,
+    SCHEDULERS,
+)
 from vae_lightning.config.compose import TRAINING_GROUPS
 from vae_lightning.config.option_table import CLASS_OPTIONS
 from vae_lightning.config.optional import require_packages
 from vae_lightning.storage.run_folder import of_run, to_dict
 
-# classes of torch.optim and of torch.optim.lr_scheduler
-OPTIMIZERS = (
-    "ASGD",
-    "Adadelta",
-    "Adafactor",
-    "Adagrad",
-    "Adam",
-    "AdamW",
-    "Adamax",
-    "LBFGS",
-    "Muon",
-    "NAdam",
-    "RAdam",
-    "RMSprop",
-    "Rprop",
-    "SGD",
-    "SparseAdam",
-)
-SCHEDULERS = (
-    "ConstantLR",
-    "CosineAnnealingLR",
-    "CosineAnnealingWarmRestarts",
-    "CyclicLR",
-    "ExponentialLR",
-    "LinearLR",
-    "MultiStepLR",
-    "OneCycleLR",
-    "PolynomialLR",
-    "ReduceLROnPlateau",
-    "StepLR",
-)
 SECTIONS = (
     *TRAINING_GROUPS,
     "data",
@@ -160,21 +136,6 @@ REQUIRED_SECTIONS = [section for section in SECTIONS if section != "experiment"]
 # sections of which no option may be removed; an optional argument of a class may be
 COMPLETE_SECTIONS = ("", "data", "trainer", "accelerator")
 DATA_CLASS = "vae_lightning.data.images.ImageData"  # its arguments are the keys of cfg.data
-
-NEED_LOGGER = (
-    "lightning.pytorch.callbacks.DeviceStatsMonitor",
-    "lightning.pytorch.callbacks.LearningRateMonitor",
-)
-# classes -> packages that they require beyond the dependencies of this package
-PACKAGES = {
-    "lightning.pytorch.callbacks.DeviceStatsMonitor": ("psutil",),
-    "vae_lightning.training.loggers.MLflow": ("mlflow",),
-    "vae_lightning.training.loggers.Wandb": ("wandb",),
-}
-NEED_VALIDATION = (
-    "vae_lightning.training.callbacks.early_stopping.EarlyStopping",
-    "torch.optim.lr_scheduler.ReduceLROnPlateau",
-)
 
 Lookup = Callable[[str], Mapping[str, Option]]
 

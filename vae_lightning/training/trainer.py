@@ -26,12 +26,8 @@ from vae_lightning.training.checkpoint import DirectCheckpoints
 from vae_lightning.training.processes import LocalDDP
 from vae_lightning.training.threads import most_threads
 
-OWN_TRAINER_KEYS = (
-    "steps_per_execution",
-    "compile",
-    "threads",
-    "skip_gradient_above",
-)  # of cfg.trainer, not Lightning's
+# of cfg.trainer, not Lightning's
+OWN_TRAINER_KEYS = ("steps_per_execution", "compile", "threads", "skip_gradient_above")
 
 
 def silence_notices() -> None:

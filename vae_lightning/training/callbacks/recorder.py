@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 class Recorder(Checkpoint):
     """Writes a row of metrics.csv and last.ckpt after every epoch, and best.ckpt if it is the best.
 
-    The best epoch has the lowest value that the objective selects by, such as val/neg_elbo; without
-    validation images it is the last one. As a
+    The best epoch has the lowest validation value that the objective selects by, such as
+    val/neg_elbo; without validation images it is the last one. As a
     Checkpoint this callback is called after the module has logged. The rows are part of the
     checkpoint, so that the table of a resumed run continues where its weights continue.
 
