@@ -72,7 +72,7 @@ def test_a_damaged_file_is_refused_or_not_needed(
         lambda: load_run(run),
         lambda: load_run(run, "last"),
         lambda: read_stored(run, "resume"),
-        lambda: saved_progress(run, Recorder(run).state_key),
+        lambda: saved_progress(run, Recorder(run, "neg_elbo").state_key),
         lambda: differences(finished, run),
         lambda: environment_differences(finished, run),
     ):

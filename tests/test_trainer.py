@@ -200,7 +200,7 @@ def _(train: Train) -> None:
     )
     assert stopped.validated[-1] == 17
     assert len(stopped.seen) == 17
-    assert "stopped by trainer.max_steps at step 17, after 1.41667 epochs" in stopped.table
+    assert "stopped by trainer.max_steps at step 17, after 1.41667 of 2 epochs" in stopped.table
     assert f"resume={stopped.run} trainer.max_steps=-1" in stopped.table
     assert "stopped" not in whole.table
 

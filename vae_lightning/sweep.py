@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.checks.ranges import AnyOf, Boolean, Choice, Option
 from vae_lightning.cli.command import OPTIONAL_FOLDER, command
-from vae_lightning.config.options import SEARCH_OPTIONS, SWEEP_OPTIONS
+from vae_lightning.config.general_options import SEARCH_OPTIONS, SWEEP_OPTIONS
 from vae_lightning.sweeps.plan import read_plan
 from vae_lightning.sweeps.results import collect
 from vae_lightning.sweeps.start import resume_sweep

@@ -20,6 +20,7 @@ GROUPS = (
     "data",
     "accelerator",
     "callbacks",
+    "logger",
     "search",
     "launcher",
     "experiment",

@@ -32,16 +32,24 @@ class DirectStep:
         if not self.parameters:
             self.module.take_step(batch, optimizer, step)
             return
-        self.update(optimizer, self.gradients(self.module.loss(batch, step)))
+        gradients = self.gradients(self.module.loss(batch, step))
+        if self.module.skips(gradients):
+            return
+        if self.module.clipping is not None:
+            self.module.clipping.clip_(self.parameters)
+        self.update(optimizer, gradients)
 
     def gradients(self, loss: Tensor) -> Sequence[Tensor | None]:
-        """The clipped gradient of each parameter; None: the loss did not use it."""
+        """The gradient of each parameter; None: the loss did not use it.
+
+        The parameters hold the gradients if these are to be clipped, in place: no two stored ones
+        share memory.
+        """
         if self.module.clipping is None:
             return torch.autograd.grad(loss, self.parameters, allow_unused=True)
         for parameter in self.parameters:
             parameter.grad = None
-        loss.backward()  # no two stored gradients share memory, so that they are clipped in place
-        self.module.clipping.clip_(self.parameters)
+        loss.backward()
         return [parameter.grad for parameter in self.parameters]
 
     def collect(self, optimizer: Optimizer) -> None:

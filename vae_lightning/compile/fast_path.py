@@ -11,7 +11,8 @@ from vae_lightning.compile.direct import DirectStep
 from vae_lightning.compile.onednn import products
 from vae_lightning.data.images import ImageData
 from vae_lightning.training.assembly import epochs
-from vae_lightning.training.module import VAE, StepFunction
+from vae_lightning.training.module import VAE
+from vae_lightning.training.steps import StepFunction
 
 log = logging.getLogger(__name__)
 

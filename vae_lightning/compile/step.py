@@ -72,7 +72,10 @@ class CompiledStep:
 
     def prepare(self, batch: Batch, optimizer: Optimizer, step: int) -> None:
         """Builds the graph and checks it, or says why there is none."""
-        if reason := unsuited(batch, optimizer, list(self.module.parameters())):
+        reason = unsuited(batch, optimizer, list(self.module.parameters()))
+        if self.module.skip_gradient_above is not None:
+            reason = "trainer.skip_gradient_above needs the gradient before the step"
+        if reason:
             self.refuse(reason)
             return
         log.info("compiling the optimizer step, which takes some seconds")

@@ -49,16 +49,34 @@ OWN_CLASSES = frozenset(
         "objectives.annealing.Linear",
         "objectives.annealing.Sigmoid",
         "plots.gallery.Gallery",
+        "training.callbacks.averaging.EMA",
+        "training.callbacks.averaging.SWA",
+        "training.callbacks.checkpoints.Checkpoints",
+        "training.callbacks.early_stopping.EarlyStopping",
+        "training.callbacks.learning_rate.LearningRate",
         "training.schedulers.Cosine",
+        "training.schedulers.Linear",
+        "training.tensorboard.ScalarLogger",
     )
 )
+# of this package, but they send results to a server that the configuration names
+SENDING_CLASSES = frozenset(
+    ("vae_lightning.training.loggers.MLflow", "vae_lightning.training.loggers.Wandb")
+)
 ADAM = frozenset(("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize", "foreach", "fused"))
+COMMON = frozenset(("lr", "weight_decay", "foreach", "maximize"))  # of most optimizers
 # of other packages: the arguments that are listed here
 OTHER_CLASSES: dict[str, frozenset[str]] = {
+    "torch.optim.ASGD": COMMON | {"lambd", "alpha", "t0"},
+    "torch.optim.Adadelta": COMMON | {"rho", "eps"},
+    "torch.optim.Adafactor": COMMON | {"beta2_decay", "eps", "d"},
+    "torch.optim.Adagrad": COMMON | {"lr_decay", "initial_accumulator_value", "eps", "fused"},
     "torch.optim.Adam": ADAM,
     "torch.optim.AdamW": ADAM,
+    "torch.optim.Adamax": COMMON | {"betas", "eps"},
     "torch.optim.NAdam": ADAM - {"amsgrad", "fused"} | {"momentum_decay"},
     "torch.optim.RAdam": ADAM - {"amsgrad", "fused"},
+    "torch.optim.Rprop": frozenset(("lr", "etas", "step_sizes", "foreach", "maximize")),
     "torch.optim.SGD": frozenset(
         (
             "lr",
@@ -74,6 +92,39 @@ OTHER_CLASSES: dict[str, frozenset[str]] = {
     "torch.optim.RMSprop": frozenset(
         ("lr", "alpha", "eps", "weight_decay", "momentum", "centered", "maximize", "foreach")
     ),
+    "torch.optim.lr_scheduler.ConstantLR": frozenset(("factor", "total_iters")),
+    "torch.optim.lr_scheduler.CosineAnnealingLR": frozenset(("T_max", "eta_min")),
+    "torch.optim.lr_scheduler.CosineAnnealingWarmRestarts": frozenset(("T_0", "T_mult", "eta_min")),
+    "torch.optim.lr_scheduler.CyclicLR": frozenset(
+        (
+            "base_lr",
+            "max_lr",
+            "step_size_up",
+            "step_size_down",
+            "mode",
+            "gamma",
+            "cycle_momentum",
+            "base_momentum",
+            "max_momentum",
+        )
+    ),
+    "torch.optim.lr_scheduler.ExponentialLR": frozenset(("gamma",)),
+    "torch.optim.lr_scheduler.LinearLR": frozenset(("start_factor", "end_factor", "total_iters")),
+    "torch.optim.lr_scheduler.MultiStepLR": frozenset(("milestones", "gamma")),
+    "torch.optim.lr_scheduler.PolynomialLR": frozenset(("total_iters", "power")),
+    "torch.optim.lr_scheduler.ReduceLROnPlateau": frozenset(
+        (
+            "mode",
+            "factor",
+            "patience",
+            "threshold",
+            "threshold_mode",
+            "cooldown",
+            "min_lr",
+            "eps",
+        )
+    ),
+    "torch.optim.lr_scheduler.StepLR": frozenset(("step_size", "gamma")),
     "torch.optim.lr_scheduler.OneCycleLR": frozenset(
         (
             "max_lr",

@@ -16,15 +16,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from vae_lightning.checks.errors import show
 from vae_lightning.checks.ranges import Option
+from vae_lightning.config.callback_table import PACKAGE as PACKAGE_OF_CALLBACKS
+from vae_lightning.config.callback_table import REFUSED, WORKING
 from vae_lightning.config.compose import CONF, TRAINING_GROUPS, choices, compose
+from vae_lightning.config.general_options import GENERAL_OPTIONS, SEARCH_OPTIONS, SWEEP_OPTIONS
 from vae_lightning.config.instantiate import options_of
-from vae_lightning.config.options import (
-    DATA_CLASS,
-    GENERAL_OPTIONS,
-    SEARCH_OPTIONS,
-    SWEEP_OPTIONS,
-    class_options,
-)
+from vae_lightning.config.options import DATA_CLASS, class_options
 from vae_lightning.config.trainer_options import REFUSED_TRAINER_KEYS, TRAINER_OPTIONS
 from vae_lightning.storage.files import write_text
 
@@ -123,6 +120,7 @@ def options_page() -> str:
         lines += ["", f"## {group}", ""]
         for name in choices(group):
             lines += choice_section(group, name)
+    lines += callback_section()
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -137,6 +135,15 @@ def trainer_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def callback_section() -> list[str]:
+    """The lines about the callbacks of Lightning."""
+    lines = ["", "## Callbacks of Lightning", ""]
+    lines += [f"`+callbacks.NAME._target_={PACKAGE_OF_CALLBACKS}.CLASS` adds one to a run.", ""]
+    lines += ["| class | | |", "|---|---|---|"]
+    lines += [f"| `{name}` | works | {text} |" for name, text in WORKING.items()]
+    return lines + [f"| `{name}` | refused | {text} |" for name, text in REFUSED.items()]
+
+
 def written_value(cfg: DictConfig, key: str) -> object:
     """A value as conf/ writes it: an interpolation does not depend on the environment."""
     node: object = OmegaConf.to_container(cfg, resolve=False)
@@ -147,7 +154,7 @@ def written_value(cfg: DictConfig, key: str) -> object:
 
 def groups() -> list[str]:
     """The groups of conf/, those of the model first."""
-    return [*TRAINING_GROUPS, "data", "callbacks", "accelerator", "experiment", "debug"]
+    return [*TRAINING_GROUPS, "data", "callbacks", "logger", "accelerator", "experiment", "debug"]
 
 
 def choice_section(group: str, name: str) -> list[str]:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, get_type_hints
 
 from lightning.pytorch import Callback, LightningDataModule
+from lightning.pytorch.loggers import Logger
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -28,8 +29,12 @@ KINDS: dict[str, type] = {
     "optimizer": Optimizer,
     "scheduler": LRScheduler,
     "callbacks": Callback,
+    "logger": Logger,
     "annealing": Annealing,
 }
+
+# keys whose parts have names that the user chooses
+NAMED_PARTS = ("callbacks", "logger")
 
 
 def is_within(name: str, packages: tuple[str, ...]) -> bool:
@@ -51,6 +56,11 @@ def find_class(target: str, kind: type, trust: bool) -> type:
     """
     module_name, _, class_name = str(target).rpartition(".")
     if not (trust or allowed.is_allowed(target)):
+        if target in allowed.SENDING_CLASSES:
+            raise ConfigError(
+                f"_target_={target}: sends the results to a server; set trust=true if the run is"
+                " yours"
+            )
         if is_within(target, ("vae_lightning",)):
             raise ConfigError(f"_target_={target}: no such class, or not one for a configuration")
         raise ConfigError(
@@ -127,13 +137,15 @@ def resolve(node: object, key: str, trust: bool) -> Any:  # noqa: ANN401 - any c
     if not isinstance(node, Mapping):
         return node
     arguments = {
-        str(name): resolve(value, f"{key}.{name}", trust)
+        name: resolve(value, f"{key}.{name}", trust)
         for name, value in node.items()
         if name not in ("_target_", "_partial_")
     }
     if "_target_" not in node:
         return arguments
-    section = key.split(".")[0] if key.startswith("callbacks.") else key.rpartition(".")[2]
+    arguments = {str(name): value for name, value in arguments.items()}
+    first = key.split(".")[0]
+    section = first if first in NAMED_PARTS else key.rpartition(".")[2]
     try:
         cls = find_class(node["_target_"], KINDS.get(section, nn.Module), trust)
     except ConfigError as error:

@@ -378,11 +378,78 @@ CLASS_OPTIONS: dict[str, dict[str, Option]] = {
             range=Number(least=0, most=1, above=None, below=None),
         ),
     },
+    "vae_lightning.training.callbacks.averaging.EMA": {
+        "decay": Option(
+            text="decay of one optimizer step",
+            range=Number(least=0, most=None, above=None, below=1),
+        ),
+        "every_n_steps": Option(
+            text="optimizer steps between updates of the average", range=Integer(least=1, most=None)
+        ),
+    },
+    "vae_lightning.training.callbacks.averaging.SWA": {
+        "start_epoch": Option(
+            text="first epoch that is averaged, from 1", range=Integer(least=1, most=None)
+        )
+    },
+    "vae_lightning.training.callbacks.checkpoints.Checkpoints": {
+        "every_n_epochs": Option(
+            text="epochs between checkpoints", range=Integer(least=1, most=None)
+        ),
+        "top_k": Option(
+            text="number of best checkpoints; null: all",
+            range=AnyOf(ranges=(Integer(least=1, most=None), Choice(words=(None,)))),
+        ),
+    },
+    "vae_lightning.training.callbacks.early_stopping.EarlyStopping": {
+        "patience": Option(
+            text="validations without improvement until it stops", range=Integer(least=1, most=None)
+        ),
+        "min_delta": Option(
+            text="nats per image that count as an improvement",
+            range=Number(least=0, most=None, above=None, below=None),
+        ),
+    },
+    "vae_lightning.training.callbacks.learning_rate.LearningRate": {
+        "every_n_steps": Option(
+            text="steps between logged values", range=Integer(least=1, most=None)
+        )
+    },
+    "vae_lightning.training.loggers.MLflow": {
+        "experiment_name": Option(
+            text="experiment of MLflow", range=Text(what="a name", ending="")
+        ),
+        "run_name": Option(
+            text="name of the run; null: its folder",
+            range=AnyOf(ranges=(Text(what="a text", ending=""), Choice(words=(None,)))),
+        ),
+        "tracking_uri": Option(
+            text="server or database; null: outputs/mlflow.db",
+            range=AnyOf(ranges=(Text(what="a text", ending=""), Choice(words=(None,)))),
+        ),
+    },
+    "vae_lightning.training.loggers.Wandb": {
+        "project": Option(text="project of W&B", range=Text(what="a name", ending="")),
+        "entity": Option(
+            text="user or team of W&B",
+            range=AnyOf(ranges=(Text(what="a text", ending=""), Choice(words=(None,)))),
+        ),
+        "name": Option(
+            text="name of the run; null: its folder",
+            range=AnyOf(ranges=(Text(what="a text", ending=""), Choice(words=(None,)))),
+        ),
+        "offline": Option(text="whether nothing is sent", range=Boolean()),
+    },
     "vae_lightning.training.schedulers.Cosine": {
-        "warmup_steps": Option(text="steps of linear warm-up", range=Integer(least=0, most=None)),
         "final": Option(
             text="final learning rate / optimizer.lr",
             range=Number(least=0, most=1, above=None, below=None),
-        ),
+        )
+    },
+    "vae_lightning.training.schedulers.Linear": {
+        "final": Option(
+            text="final learning rate / optimizer.lr",
+            range=Number(least=0, most=1, above=None, below=None),
+        )
     },
 }

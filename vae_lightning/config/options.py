@@ -1,7 +1,7 @@
 """What a configuration may say: unknown keys, ranges of values, and what is decided once.
 
 The options of classes are described in the classes; ``option_table`` holds a copy of them that can
-be read without importing PyTorch. The options that belong to no class are described here.
+be read without importing PyTorch. ``general_options`` describes those that belong to no class.
 """
 
 import functools
@@ -12,163 +12,26 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from vae_lightning.checks.errors import ConfigError, nearest, show
-from vae_lightning.checks.ranges import (
-    SEEDS,
-    AnyOf,
-    Boolean,
-    Choice,
-    Integer,
-    List,
-    Number,
-    OneOrMore,
-    Option,
-    Text,
-    check_value,
+from vae_lightning.checks.ranges import Option, check_value
+from vae_lightning.config.callback_table import refusal
+from vae_lightning.config.class_table import NEED_LOGGER, NEED_VALIDATION, PACKAGES
+from vae_lightning.config.compose import CONF
+from vae_lightning.config.general_options import (
+    GENERAL_OPTIONS,
+    SEARCH_OPTIONS,
+    SEARCHES,
+    SECTIONS,
+    SWEEP_OPTIONS,
+    SWEEP_SECTIONS,
 )
-from vae_lightning.config.compose import CONF, TRAINING_GROUPS
 from vae_lightning.config.option_table import CLASS_OPTIONS
-from vae_lightning.config.trainer_options import (
-    OWN_OPTIONS,
-    REFUSED_TRAINER_KEYS,
-    TRAINER_OPTIONS,
-)
+from vae_lightning.config.optional import require_packages
+from vae_lightning.config.trainer_options import check_trainer_key, check_trainer_together
 from vae_lightning.storage.run_folder import of_run, read_yaml, to_dict
 
-SECTIONS = (
-    *TRAINING_GROUPS,
-    "data",
-    "accelerator",
-    "trainer",
-    "callbacks",
-    "experiment",
-    "seed",
-    "resume",
-    "init_from",
-    "from_config",
-    "trust",
-)
-NULL = Choice((None,))
-SHARE = Number(above=0, below=1)
-# options that belong to no class of this package
-GENERAL_OPTIONS: dict[str, Option] = {
-    "model.conditional": Option("whether encoder and decoder condition on the label", Boolean()),
-    "optimizer.lr": Option("learning rate", Number(above=0)),
-    "optimizer.betas": Option("decay of the moments of Adam", List(2, Number(least=0, below=1))),
-    "optimizer.eps": Option("added to the denominator of Adam", Number(least=0)),
-    "optimizer.weight_decay": Option("weight decay", Number(least=0)),
-    "data.name": Option(
-        "name of the data set in results; null: that of the class, the folder or the file",
-        AnyOf((Text("a name"), NULL)),
-    ),
-    "data.image_shape": Option(
-        "channels, height, width; null: those of the images", AnyOf((List(3, Integer(1)), NULL))
-    ),
-    "data.classes": Option(
-        "number of labels; null: as many as there are", AnyOf((Integer(1), NULL))
-    ),
-    "data.root": Option("folder or file of the images", Text("a path")),
-    "data.val_size": Option(
-        "images held out for validation, independent of the seed; 0: none; null: a tenth, unless"
-        " the data set has validation images",
-        AnyOf((Integer(0), SHARE, NULL)),
-    ),
-    "data.test_size": Option(
-        "images held out for the test; null: a tenth, unless the data set has test images",
-        AnyOf((Integer(1), SHARE, NULL)),
-    ),
-    "data.in_memory": Option(
-        "whether all images are in memory, or in a file that is mapped into it; null: up to 1 GiB",
-        AnyOf((Boolean(), NULL)),
-    ),
-    "data.fallback": Option(
-        "data set that is used if no files can be found or downloaded", Choice(("digits", None))
-    ),
-    "data.sha256": Option(
-        "fingerprint that the images must have; a run records that of its images",
-        AnyOf((Text("a SHA-256"), NULL)),
-    ),
-    **{f"trainer.{key}": option for key, option in (TRAINER_OPTIONS | OWN_OPTIONS).items()},
-    "accelerator.accelerator": Option(
-        "kind of device", Choice(("auto", "cpu", "gpu", "cuda", "mps"))
-    ),
-    "accelerator.num_nodes": Option("machines of accelerator=multi_node", Integer(1)),
-    "seed": Option(
-        "seed of all random numbers; null draws one and records it",
-        AnyOf((SEEDS, NULL)),
-    ),
-    "init_from": Option(
-        "run folder, or .safetensors file, from whose weights the run starts",
-        AnyOf((Text("a path"), NULL)),
-    ),
-    "from_config": Option(
-        "run folder whose configuration the run uses; other options that are given change it",
-        AnyOf((Text("a path"), NULL)),
-    ),
-    "trust": Option("whether a stored configuration may name classes of other packages", Boolean()),
-}
-SEARCHES = ("random", "tpe", "gp", "qmc")  # the choices of the group search other than grid
-# options of how the jobs of a sweep are run; a run has none of them
-SWEEP_OPTIONS: dict[str, Option] = {
-    "launcher.kind": Option("where jobs run", Choice(("local",))),
-    "launcher.slots": Option(
-        "jobs at a time; auto: as many as the free cores or the GPUs allow",
-        AnyOf((Choice(("auto",)), Integer(1))),
-    ),
-    "launcher.per_device": Option("jobs of one process that share a GPU", Integer(1)),
-    "search.kind": Option("how the points are chosen", Choice(("grid", *SEARCHES))),
-    "sweep.on_error": Option(
-        "after a failed job, continue with the others or stop them", Choice(("continue", "stop"))
-    ),
-}
-# terms that every run logs after each epoch; the test images must not decide about an option
-METRICS = tuple(
-    f"{split}/{term}" for split in ("val", "train") for term in ("neg_elbo", "recon", "kl", "loss")
-)
-# options of a search; a grid has none of them
-SEARCH_OPTIONS: dict[str, Option] = {
-    "search.trials": Option("points that are drawn in all", Integer(1)),
-    "search.metric": Option(
-        "what is minimized; several ask for a Pareto front", OneOrMore(Choice(METRICS))
-    ),
-    "search.pruner": Option(
-        "ends jobs that are worse than others after as many epochs",
-        Choice(("none", "median", "hyperband")),
-    ),
-    "search.seed": Option("seed of the draws", SEEDS),
-    "search.storage": Option(
-        "URL of a database for the study; null: study.log in the sweep folder",
-        AnyOf((Text("a URL"), Choice((None,)))),
-    ),
-}
-SWEEP_SECTIONS = ("launcher", "search", "sweep")
 REQUIRED_SECTIONS = [section for section in SECTIONS if section != "experiment"]
 # sections of which no option may be removed; an optional argument of a class may be
 COMPLETE_SECTIONS = ("", "data", "trainer", "accelerator")
-# options of the trainer -> those that would have no effect beside them
-EXCLUSIVE = {
-    "fast_dev_run": (
-        "limit_train_batches",
-        "limit_val_batches",
-        "limit_test_batches",
-        "overfit_batches",
-        "max_steps",
-        "max_time",
-        "min_epochs",
-        "min_steps",
-        "check_val_every_n_epoch",
-        "val_check_interval",
-        "num_sanity_val_steps",
-    ),
-    "overfit_batches": ("limit_train_batches", "limit_val_batches"),
-}
-# the values of these options that ask for nothing; null does so for the others
-NO_EFFECT = {
-    "overfit_batches": 0,
-    "max_steps": -1,
-    "check_val_every_n_epoch": 1,
-    "val_check_interval": 1,
-    "num_sanity_val_steps": 0,
-}
 DATA_CLASS = "vae_lightning.data.images.ImageData"  # its arguments are the keys of cfg.data
 
 Lookup = Callable[[str], Mapping[str, Option]]
@@ -206,15 +69,6 @@ def check_keys(cfg: DictConfig) -> None:
 def data_keys() -> frozenset[str]:
     """The keys that every data set has."""
     return frozenset(map(str, read_yaml(CONF / "data" / "_images.yaml")))
-
-
-def check_trainer_key(key: str) -> None:
-    """Raises ConfigError, with the reason, for a key that must not be in cfg.trainer."""
-    if key in REFUSED_TRAINER_KEYS:
-        raise ConfigError(f"trainer.{key}: must not be given: {REFUSED_TRAINER_KEYS[key]}")
-    if key not in TRAINER_OPTIONS and key not in OWN_OPTIONS:
-        close = nearest(key, [*TRAINER_OPTIONS, *OWN_OPTIONS])
-        raise ConfigError(f"trainer.{key}: no such key{close}")
 
 
 def check_sweep_options(cfg: DictConfig) -> None:
@@ -269,6 +123,7 @@ def check_values(cfg: DictConfig) -> None:
             " data.dataset=CIFAR10"
         )
     check_classes(cfg, lambda target: CLASS_OPTIONS.get(target, {}))
+    check_callbacks(cfg)
     check_together(cfg)
 
 
@@ -322,6 +177,22 @@ def plain(node: DictConfig, name: str) -> object:
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
+def check_callbacks(cfg: DictConfig) -> None:
+    """Raises ConfigError for classes that cannot work, alone or with the rest of the values."""
+    for path, node in class_nodes(of_run(cfg)):
+        target = str(node["_target_"]) if "_target_" in node else ""
+        if path.startswith("callbacks.") and (reason := refusal(target)):
+            raise ConfigError(f"{path}._target_={target}: must be another class; {reason}")
+        if target in PACKAGES:
+            require_packages(path.replace("logger.", "logger="), PACKAGES[target])
+        if target in NEED_LOGGER and not cfg.logger:
+            raise ConfigError(f"logger=none: must be a logger for {path}, which logs its values")
+        if target in NEED_VALIDATION:
+            for key in ("data.val_size", "trainer.limit_val_batches"):
+                if selected(cfg, key) == 0:
+                    raise ConfigError(f"{key}=0: must be above 0 for {path}, which reads val/")
+
+
 def check_together(cfg: DictConfig) -> None:
     """Raises ConfigError for values that do not fit each other."""
     check_trainer_together(cfg)
@@ -332,6 +203,11 @@ def check_together(cfg: DictConfig) -> None:
         raise ConfigError(
             f"trainer.devices={devices}: must be the numbers of different GPUs, or a single number"
         )
+    if cfg.trainer.skip_gradient_above is not None and cfg.trainer.precision == "16-mixed":
+        raise ConfigError(
+            f"trainer.skip_gradient_above={cfg.trainer.skip_gradient_above}: requires"
+            " trainer.precision=32 or bf16-mixed, because 16-mixed scales the gradient"
+        )
     processes = process_count(cfg) * cfg.accelerator.num_nodes
     if process_count(cfg) > 1 and cfg.accelerator.strategy == "auto":
         raise ConfigError(
@@ -340,38 +216,6 @@ def check_together(cfg: DictConfig) -> None:
     if cfg.data.batch_size % processes:
         size = cfg.data.batch_size
         raise ConfigError(f"data.batch_size={size}: must be divisible by the {processes} processes")
-
-
-def check_trainer_together(cfg: DictConfig) -> None:
-    """Raises ConfigError for options of the trainer of which one would be without effect."""
-    trainer = cfg.trainer
-    for key, others in EXCLUSIVE.items():
-        for other in others if trainer[key] else ():
-            if trainer[other] != NO_EFFECT.get(other):
-                raise ConfigError(
-                    f"trainer.{other}={show(trainer[other])}: must not be given together with"
-                    f" trainer.{key}={show(trainer[key])}"
-                )
-    if trainer.gradient_clip_val is None and trainer.gradient_clip_algorithm != "norm":
-        raise ConfigError(
-            f"trainer.gradient_clip_algorithm={trainer.gradient_clip_algorithm}: requires"
-            " trainer.gradient_clip_val"
-        )
-    if trainer.gradient_clip_val is not None and trainer.precision == "16-mixed":
-        raise ConfigError(
-            "trainer.gradient_clip_val: requires trainer.precision=32 or bf16-mixed, because the"
-            " gradient of 16-mixed is scaled"
-        )
-    if (trainer.min_epochs or 0) > trainer.max_epochs:
-        raise ConfigError(
-            f"trainer.min_epochs={trainer.min_epochs}: must be at most"
-            f" trainer.max_epochs={trainer.max_epochs}"
-        )
-    if trainer.max_steps != -1 and (trainer.min_steps or 0) > trainer.max_steps:
-        raise ConfigError(
-            f"trainer.min_steps={trainer.min_steps}: must be at most"
-            f" trainer.max_steps={trainer.max_steps}"
-        )
 
 
 def process_count(cfg: DictConfig) -> int:

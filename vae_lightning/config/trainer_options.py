@@ -3,6 +3,9 @@
 ``python -m vae_lightning.config.describe`` writes docs/trainer.md from these tables.
 """
 
+from omegaconf import DictConfig
+
+from vae_lightning.checks.errors import ConfigError, nearest, show
 from vae_lightning.checks.ranges import (
     AnyOf,
     AutoOrBoolean,
@@ -111,6 +114,11 @@ OWN_OPTIONS: dict[str, Option] = {
         "whether the optimizer step is compiled; auto: in runs of at least 6,000 steps on a CPU",
         AutoOrBoolean(),
     ),
+    "skip_gradient_above": Option(
+        "norm of the gradient, before it is clipped, above which an optimizer step is skipped;"
+        " null: none is",
+        AnyOf((NULL, Number(above=0))),
+    ),
     "threads": Option(
         "CPU threads; auto: as many as there are free cores", AnyOf((Choice(("auto",)), Integer(1)))
     ),
@@ -136,3 +144,69 @@ REFUSED_TRAINER_KEYS: dict[str, str] = {
     "enable_autolog_hparams": "a run always records its configuration",
     "model_registry": "it uploads checkpoints to a service; export writes a model for sharing",
 }
+# options of the trainer -> those that would have no effect beside them
+EXCLUSIVE = {
+    "fast_dev_run": (
+        "limit_train_batches",
+        "limit_val_batches",
+        "limit_test_batches",
+        "overfit_batches",
+        "max_steps",
+        "max_time",
+        "min_epochs",
+        "min_steps",
+        "check_val_every_n_epoch",
+        "val_check_interval",
+        "num_sanity_val_steps",
+    ),
+    "overfit_batches": ("limit_train_batches", "limit_val_batches"),
+}
+# the values of these options that ask for nothing; null does so for the others
+NO_EFFECT = {
+    "overfit_batches": 0,
+    "max_steps": -1,
+    "check_val_every_n_epoch": 1,
+    "val_check_interval": 1,
+    "num_sanity_val_steps": 0,
+}
+
+
+def check_trainer_key(key: str) -> None:
+    """Raises ConfigError, with the reason, for a key that must not be in cfg.trainer."""
+    if key in REFUSED_TRAINER_KEYS:
+        raise ConfigError(f"trainer.{key}: must not be given: {REFUSED_TRAINER_KEYS[key]}")
+    if key not in TRAINER_OPTIONS and key not in OWN_OPTIONS:
+        close = nearest(key, [*TRAINER_OPTIONS, *OWN_OPTIONS])
+        raise ConfigError(f"trainer.{key}: no such key{close}")
+
+
+def check_trainer_together(cfg: DictConfig) -> None:
+    """Raises ConfigError for options of the trainer of which one would be without effect."""
+    trainer = cfg.trainer
+    for key, others in EXCLUSIVE.items():
+        for other in others if trainer[key] else ():
+            if trainer[other] != NO_EFFECT.get(other):
+                raise ConfigError(
+                    f"trainer.{other}={show(trainer[other])}: must not be given together with"
+                    f" trainer.{key}={show(trainer[key])}"
+                )
+    if trainer.gradient_clip_val is None and trainer.gradient_clip_algorithm != "norm":
+        raise ConfigError(
+            f"trainer.gradient_clip_algorithm={trainer.gradient_clip_algorithm}: requires"
+            " trainer.gradient_clip_val"
+        )
+    if trainer.gradient_clip_val is not None and trainer.precision == "16-mixed":
+        raise ConfigError(
+            "trainer.gradient_clip_val: requires trainer.precision=32 or bf16-mixed, because the"
+            " gradient of 16-mixed is scaled"
+        )
+    if (trainer.min_epochs or 0) > trainer.max_epochs:
+        raise ConfigError(
+            f"trainer.min_epochs={trainer.min_epochs}: must be at most"
+            f" trainer.max_epochs={trainer.max_epochs}"
+        )
+    if trainer.max_steps != -1 and (trainer.min_steps or 0) > trainer.max_steps:
+        raise ConfigError(
+            f"trainer.min_steps={trainer.min_steps}: must be at most"
+            f" trainer.max_steps={trainer.max_steps}"
+        )

@@ -112,17 +112,7 @@ class ImageData(LightningDataModule):
         self.limits = limits
         for split in self.images:
             self.batches_in(split)
-        interval = self.batches_between_validations
-        if interval > self.batches_in("train"):
-            raise ConfigError(
-                f"trainer.val_check_interval={interval}: must be at most"
-                f" {self.batches_in('train')}, the training batches of an epoch"
-            )
-        if interval < self.batches_in("train") and interval % limits.accumulated:
-            raise ConfigError(
-                f"trainer.val_check_interval={limits.val_interval}: must be a multiple of"
-                f" trainer.accumulate_grad_batches={limits.accumulated}, and is {interval} batches"
-            )
+        limits.check_interval(self.batches_between_validations, self.batches_in("train"))
 
     def group_batches(self, size: int) -> None:
         """Makes the training data loader yield iterators over this many batches each.
@@ -176,6 +166,10 @@ class ImageData(LightningDataModule):
         """Optimizer steps of a run of so many epochs."""
         steps = epochs * self.steps
         return steps if self.limits.max_steps is None else min(steps, self.limits.max_steps)
+
+    def total_epochs(self, epochs: int) -> int:
+        """Epochs in which these steps are taken."""
+        return num_batches(self.total_steps(epochs), self.steps)
 
     @property
     def pixels(self) -> int:

@@ -18,6 +18,19 @@ class Limits(NamedTuple):
     val_interval: int | float = 1.0  # training batches between validations, or a part of an epoch
     max_steps: int | None = None  # optimizer steps after which the run stops
 
+    def check_interval(self, interval: int, count: int) -> None:
+        """Raises ConfigError for an interval of validations that ``count`` batches do not allow."""
+        if interval > count:
+            raise ConfigError(
+                f"trainer.val_check_interval={interval}: must be at most {count}, the training"
+                " batches of an epoch"
+            )
+        if interval < count and interval % self.accumulated:
+            raise ConfigError(
+                f"trainer.val_check_interval={self.val_interval}: must be a multiple of"
+                f" trainer.accumulate_grad_batches={self.accumulated}, and is {interval} batches"
+            )
+
 
 def limited(count: int, amount: Amount, key: str) -> int:
     """The number of batches that are used out of ``count``.

@@ -61,6 +61,8 @@ class IWAE(Objective):
         annealing: schedule of a factor that multiplies beta; None: the factor is 1.
     """
 
+    selected_by = "neg_iwae"
+
     def __init__(
         self,
         num_samples: Annotated[int, Option("importance samples per image, K", Integer(1))],
@@ -76,6 +78,10 @@ class IWAE(Objective):
                 f"objective.gradient={gradient}: must be one of {', '.join(GRADIENTS)}"
             )
         self.gradient = gradient
+
+    def bound(self, terms: Terms) -> Float[Tensor, " B"]:
+        """The negative importance-weighted bound per image, (B,)."""
+        return iwae(terms)
 
     def forward(self, terms: Terms, step: int) -> Float[Tensor, " B"]:
         """Returns the loss per image, (B,), at this optimizer step."""

@@ -75,7 +75,12 @@ class Objective(Component):
         beta: weight of the KL term, finite and >= 0.
         num_samples: K, posterior samples per image.
         annealing: schedule of a factor that multiplies beta; None: the factor is 1.
+
+    Attributes:
+        selected_by: name of the validation value that selects best.ckpt, see ``bound``.
     """
+
+    selected_by = "neg_elbo"
 
     def __init__(
         self, beta: Beta = 1.0, num_samples: NumSamples = 1, annealing: Annealing | None = None
@@ -88,6 +93,14 @@ class Objective(Component):
     def beta_at(self, step: int) -> float:
         """Returns the weight of the KL term at this optimizer step."""
         return self.beta * self.annealing(step)
+
+    def bound(self, terms: Terms) -> Float[Tensor, " B"] | None:
+        """The value at beta = 1 whose mean over the validation images selects best.ckpt, (B,).
+
+        It is logged as ``selected_by``, lower is better. None: the negative ELBO, which is always
+        logged.
+        """
+        return None
 
     def weights(self, step: int) -> dict[str, float]:
         """Returns the weights of the loss at this optimizer step by name, to be logged."""

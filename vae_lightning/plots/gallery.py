@@ -85,8 +85,9 @@ class Gallery(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Adds TensorBoard charts that show recon and KL of both splits together."""
-        if trainer.is_global_zero:
-            logger_of(trainer).experiment.add_custom_scalars(CHARTS)
+        logger = logger_of(trainer)
+        if trainer.is_global_zero and logger is not None:
+            logger.experiment.add_custom_scalars(CHARTS)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the active units, checks for collapse and draws the pictures of this epoch.
@@ -108,7 +109,8 @@ class Gallery(Callback):
             if trainer.is_global_zero:
                 if len(images) > 1:  # no unit varies over a single image
                     self.check_latents(trainer, active, viewer.information[0])
-                if epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs:
+                is_last = epoch == trainer.max_epochs or trainer.should_stop
+                if epoch % self.every_n_epochs == 0 or is_last:
                     self.draw(trainer, viewer)
         pl_module.train()
 
@@ -134,11 +136,11 @@ class Gallery(Callback):
             log.warning("%s", self.alarm)
         else:
             log.info("the warning is withdrawn: %s", found)
-        write_alarm(Path(logger_of(trainer).save_dir), self.alarm)
+        write_alarm(Path(trainer.default_root_dir), self.alarm)
 
     def draw(self, trainer: Trainer, viewer: Viewer) -> None:
         """Draws all views of this epoch and logs the KL divergence per latent dimension."""
-        writer, folder = logger_of(trainer).experiment, Path(logger_of(trainer).save_dir)
+        logger, folder = logger_of(trainer), Path(trainer.default_root_dir)
         step = trainer.global_step - 1  # the step to which Lightning assigns its scalars
         kl, _ = viewer.information
         if not bool(kl.isfinite().all()):
@@ -165,6 +167,9 @@ class Gallery(Callback):
                 height=picture.height, width=picture.width, encoded_image_string=png
             )
             values.append(Summary.Value(tag=name, image=image))
+        if logger is None:
+            return
+        writer = logger.experiment
         if self.is_shown(trainer, sum(len(each.image.encoded_image_string) for each in values)):
             writer.file_writer.add_summary(Summary(value=values), step)
         # TensorBoard has no bins beyond 1e20

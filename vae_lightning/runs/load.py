@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.checks.ranges import check_value
-from vae_lightning.config.options import GENERAL_OPTIONS
+from vae_lightning.config.general_options import GENERAL_OPTIONS
 from vae_lightning.runs.build import build
 from vae_lightning.runs.run import Run
 from vae_lightning.runs.safetensors import read_safetensors

@@ -35,6 +35,7 @@ from vae_lightning.storage.run_folder import to_dict
 from vae_lightning.training.clipping import Clipping
 from vae_lightning.training.memory import MemoryLimit, machine_bytes
 from vae_lightning.training.module import VAE
+from vae_lightning.training.schedulers import Schedule
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,12 @@ log = logging.getLogger(__name__)
 OWN_PACKAGES = ("vae_lightning", "torch", "torchvision", "lightning")
 # data sets that read the options of cfg.data.dataset themselves; all others are classes of images
 OWN_SOURCES = (FolderImages, ArrayImages)
+# keys of cfg.scheduler that are not arguments of its class
+SCHEDULE_KEYS = ("interval", "warmup_steps")
+REFUSED_OPTIMIZERS = {
+    "LBFGS": "because it evaluates the loss several times in a step",
+    "SparseAdam": "because the gradients are not sparse",
+}
 MANY_STEPS = 10**9  # how many there are is not known before the data
 # component -> the argument of VAE; the order decides which initial weights each component draws
 ARGUMENTS = {
@@ -168,9 +175,10 @@ def is_conditional(cfg: DictConfig) -> bool:
 def component_nodes(cfg: DictConfig) -> dict[str, Any]:
     """The configuration of each component; a conditional model's networks also take the label."""
     nodes: dict[str, Any] = {
-        name: OmegaConf.to_container(cfg[name], resolve=True) if cfg[name] else None
-        for name in ARGUMENTS
+        name: OmegaConf.to_container(cfg[name], resolve=True) for name in ARGUMENTS
     }
+    for name in ("optimizer", "scheduler"):
+        nodes[name].pop("name", None)  # it chooses the class
     if is_conditional(cfg):
         sizes = {
             "posterior": ("Encoder", {"image_shape": list(cfg.data.image_shape)}),
@@ -194,11 +202,16 @@ def build_module(cfg: DictConfig) -> VAE:
     """
     nodes = component_nodes(cfg)
     classes = cfg.data.classes if is_conditional(cfg) else 0
+    timing = {
+        key: nodes["scheduler"].pop(key) for key in SCHEDULE_KEYS if key in nodes["scheduler"]
+    }
     components = {ARGUMENTS[name]: resolve(nodes[name], name, cfg.trust) for name in ARGUMENTS}
+    components["scheduler"] = schedule(components["scheduler"], timing)
     settings = {
         "seed": cfg.seed,
         "classes": classes,
         "clipping": clipping(cfg),
+        "skip_gradient_above": cfg.trainer.skip_gradient_above,
         "log_every_n_steps": cfg.trainer.log_every_n_steps,
     }
     model = Recipe(VAE, components | settings)
@@ -239,16 +252,31 @@ def epochs(cfg: DictConfig) -> int:
     return 1 if cfg.trainer.fast_dev_run else cfg.trainer.max_epochs
 
 
+def schedule(scheduler: Recipe | dict[str, Any], timing: dict[str, Any]) -> Recipe | None:
+    """The schedule that a scheduler follows; it is empty for a constant learning rate.
+
+    ``timing`` holds the interval and the warm-up.
+    """
+    if isinstance(scheduler, dict) and scheduler:
+        raise ConfigError(f"scheduler.{next(iter(scheduler))}: no such key of scheduler=constant")
+    if not scheduler and not timing.get("warmup_steps"):
+        return None
+    return Recipe(Schedule, {"make": scheduler or None} | timing, is_partial=True)
+
+
 def try_optimizer(module: VAE) -> None:
     """Raises ConfigError for values that torch.optim refuses, before a folder is made."""
+    name = class_of(module.make_optimizer).__name__
+    if name in REFUSED_OPTIMIZERS:
+        raise ConfigError(f"optimizer.name={name}: must be another one, {REFUSED_OPTIMIZERS[name]}")
     try:
         made = module.make_optimizer(module.parameters())
-        if module.make_scheduler:
-            module.make_scheduler(made, total_steps=MANY_STEPS)
     except (TypeError, ValueError) as error:
         if not is_within(class_of(module.make_optimizer).__module__, ("torch.optim",)):
             raise
-        raise ConfigError(f"optimizer, scheduler: {error}") from error
+        raise ConfigError(f"optimizer: {error}") from error
+    if module.make_scheduler:
+        module.make_scheduler(made, total_steps=MANY_STEPS, epochs=1)
 
 
 def class_of(partial: Callable[..., Any]) -> type:

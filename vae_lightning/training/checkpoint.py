@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.config.optional import EXPORT_PACKAGES, require_packages
+from vae_lightning.storage.files import TEMPORARY, atomic_write
 from vae_lightning.storage.run_folder import BEST, LAST
 
 CHECKPOINTS = 3  # last.ckpt, best.ckpt, and the one that is being written
@@ -48,6 +49,10 @@ class DirectCheckpoints(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None
     ) -> None:
         """Writes the checkpoint; OSError if that is impossible, for example on a full disk."""
+        if not Path(path).name.startswith(TEMPORARY):  # a callback of the user writes it
+            with atomic_write(Path(path)) as temporary:
+                self.save_checkpoint(checkpoint, temporary)
+            return
         try:
             with open(path, "wb") as file:
                 torch.save(checkpoint, file)

@@ -3,7 +3,7 @@
 import functools
 import logging
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
@@ -13,14 +13,14 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
 from omegaconf import DictConfig
 
-from vae_lightning.checks.errors import ConfigError, NotFinite, ProcessLost, counted
+from vae_lightning.checks.errors import NotFinite, ProcessLost, counted
 from vae_lightning.checks.ranges import seconds_of
 from vae_lightning.config.environment import RESUMES_VARIABLE, RUN_VARIABLE, environment
 from vae_lightning.config.options import process_count
 from vae_lightning.data.images import ImageData
 from vae_lightning.storage import files, run_folder
 from vae_lightning.storage.lock import claim
-from vae_lightning.training import summary, tensorboard, threads
+from vae_lightning.training import loggers, summary, tensorboard, threads
 from vae_lightning.training.assembly import (
     build_data,
     build_module,
@@ -28,6 +28,7 @@ from vae_lightning.training.assembly import (
     epochs,
     limits,
 )
+from vae_lightning.training.callbacks.averaging import average_of, averages_at_end
 from vae_lightning.training.callbacks.checked import CheckedCallback
 from vae_lightning.training.callbacks.interrupt import Interrupt
 from vae_lightning.training.callbacks.limit import Limit
@@ -43,11 +44,13 @@ from vae_lightning.training.checkpoint import (
 from vae_lightning.training.final_table import final_table
 from vae_lightning.training.finite import locate
 from vae_lightning.training.initial_weights import InitialWeights, start_from_weights
-from vae_lightning.training.lightning_progress import number_test
+from vae_lightning.training.length import check_limits, check_schedules
+from vae_lightning.training.lightning_progress import callbacks_of, number_test
 from vae_lightning.training.module import VAE
 from vae_lightning.training.processes import is_connection_error
 from vae_lightning.training.provenance import write_provenance
 from vae_lightning.training.signals import StopSignals
+from vae_lightning.training.stopped import why_stopped
 from vae_lightning.training.trainer import build_trainer, count_devices, silence_notices
 
 log = logging.getLogger(__name__)
@@ -109,7 +112,7 @@ def run_experiment(
     data.limit(limits(cfg))
     check_limits(cfg, data)
     if not resumes and not cfg.trainer.fast_dev_run:
-        check_schedules(module, data.total_steps(epochs(cfg)))
+        check_schedules(module, data, epochs(cfg))
     with folder as run:
         check_space(run, module)
         parts = make_parts(cfg, data, module, run, stop, resumes)
@@ -118,7 +121,7 @@ def run_experiment(
         use_threads(cfg, start)
         train_and_test(cfg, parts, accelerate, stop)
         return None
-    with lock, run_folder.recorded(run):
+    with lock, run_folder.recorded(run), loggers.closing(parts.trainer.loggers):
         if overrides is not None:
             run_folder.write_overrides(run, cfg, overrides)
         use_threads(cfg, start)
@@ -144,35 +147,6 @@ def begin(cfg: DictConfig, parts: Parts, resumes: bool) -> None:
         log.info("%s", describe_progress(parts.saved, epochs(cfg)))
 
 
-def check_limits(cfg: DictConfig, data: ImageData) -> None:
-    """Raises ConfigError for a limit that the run does not reach, or does not come to."""
-    steps, most = data.limits.max_steps, epochs(cfg) * data.steps
-    if steps is not None and steps > most:
-        raise ConfigError(
-            f"trainer.max_steps={steps}: must be at most {most}, the steps of"
-            f" {counted(epochs(cfg), 'epoch')}; set trainer.max_epochs"
-        )
-    least = max((cfg.trainer.min_epochs or 0) * data.steps, cfg.trainer.min_steps or 0)
-    most = data.total_steps(epochs(cfg))
-    if least > most:
-        raise ConfigError(
-            f"trainer.min_epochs, trainer.min_steps: must be at most the {most} steps of the run"
-        )
-
-
-def check_schedules(module: VAE, steps: int) -> None:
-    """Raises ConfigError if annealing or warm-up would still go on at the end of the training."""
-    if module.make_scheduler is not None:
-        module.make_scheduler(module.make_optimizer(module.parameters()), total_steps=steps)
-    annealing = getattr(module.objective, "annealing", None)
-    if annealing is not None and annealing.duration > steps:
-        name = type(annealing).__name__.lower()
-        raise ConfigError(
-            f"annealing={name}: must end within the {steps} steps of the training, but takes"
-            f" {annealing.duration} steps; set annealing.steps or trainer.max_epochs"
-        )
-
-
 def make_parts(
     cfg: DictConfig, data: ImageData, module: VAE, run: Path, stop: StopSignals, resumes: bool
 ) -> Parts:
@@ -180,7 +154,7 @@ def make_parts(
 
     Raises ConfigError if that cannot be done or last.ckpt is damaged.
     """
-    recorder = Recorder(run)
+    recorder = Recorder(run, module.selected_by)
     saved = saved_progress(run, recorder.state_key) if resumes else NO_PROGRESS
     limit = Limit(
         recorder,
@@ -192,9 +166,10 @@ def make_parts(
     callbacks = [recorder, limit, Interrupt(stop, recorder)]
     if cfg.trainer.enable_progress_bar:
         callbacks.insert(0, Progress())
-    logger = tensorboard.ScalarLogger(run, saved.steps if resumes else None)
-    trainer = build_trainer(cfg, data, callbacks, logger, saved.epochs)
-    for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue] - Lightning sets it without declaring it
+    built_loggers = loggers.build_loggers(cfg, run, saved.steps if resumes else None)
+    trainer = build_trainer(cfg, data, callbacks, built_loggers, run, saved.epochs)
+    average_of(trainer)
+    for callback in callbacks_of(trainer):
         if isinstance(callback, CheckedCallback):
             callback.check(module)
     initial = None
@@ -213,13 +188,11 @@ def describe_progress(saved: SavedProgress, epochs: int) -> str:
     return f"resume: continues after {done}, at step {saved.steps}"
 
 
-def describe_stop(run: Path, more: str, row: Mapping[str, float]) -> str:
-    """A line about a run that a limit has ended, and how to continue it."""
-    option, _, _ = more.partition("=")
-    return (
-        f"stopped by {option} at step {row['step']:.0f}, after {row['epoch']:.6g} epochs. To"
-        f" continue: python -m vae_lightning.train resume={shlex.quote(str(run))} {more}"
-    )
+def describe_continuation(run: Path, option: str) -> str:
+    """A line about how a run continues that the limit of an option has ended."""
+    no_limit = {"trainer.max_steps": -1, "trainer.max_time": "null"}[option]
+    command = f"python -m vae_lightning.train resume={shlex.quote(str(run))} {option}={no_limit}"
+    return f"To continue: {command}"
 
 
 def use_threads(cfg: DictConfig, start: threads.Load | None) -> None:
@@ -237,7 +210,7 @@ def train_and_test(
     variables = {RUN_VARIABLE: str(run), RESUMES_VARIABLE: "1" if parts.saved.path else ""}
     before_kill = functools.partial(run_folder.write_status, run, "interrupted")
     with environment(**variables), stop.deferred(before_kill):
-        tensorboard.begin_hparams(cfg, trainer, run)
+        begin_hparams(cfg, parts)
         try:
             with accelerate(cfg, trainer, module, data):
                 trainer.fit(module, data, ckpt_path=parts.saved.path, weights_only=True)
@@ -245,6 +218,10 @@ def train_and_test(
             best = read_checkpoint(run / run_folder.BEST, f"resume={run}")
             module.load_state_dict(best["state_dict"])
             number_test(trainer)
+            validated = {}
+            if averages_at_end(trainer) and data.batches_in("val"):
+                trainer.validate(module, data, verbose=False)
+                validated = dict(trainer.callback_metrics)
             trainer.test(module, data, verbose=False)
         except Exception as error:
             tensorboard.end_hparams(trainer, "FAILURE")
@@ -257,7 +234,16 @@ def train_and_test(
                     " was killed"
                 ) from error
             raise
-    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+    found = validated | dict(trainer.callback_metrics)
+    return {name: float(value) for name, value in found.items()}
+
+
+def begin_hparams(cfg: DictConfig, parts: Parts) -> None:
+    """Gives all loggers the values of the configuration; a server has them already on resume."""
+    tensorboard.begin_hparams(cfg, parts.trainer, parts.run)
+    for logger in parts.trainer.loggers:
+        if parts.saved.path is None and not isinstance(logger, tensorboard.ScalarLogger):
+            logger.log_hyperparams(tensorboard.compared_values(cfg, parts.run))
 
 
 def conclude(cfg: DictConfig, parts: Parts, test: dict[str, float]) -> Result:
@@ -272,12 +258,13 @@ def conclude(cfg: DictConfig, parts: Parts, test: dict[str, float]) -> Result:
         trainer.strategy.root_device,
         files.read_json(run / run_folder.ENVIRONMENT),
     )
+    stopped = why_stopped(trainer, recorder.rows[-1])
+    metrics |= {"stopped": stopped, "averaged_by": average_of(trainer)}
     data_line = summary.describe_data(cfg, data)
     alarm = run_folder.read_status(run).get("alarm")
     notes = [f"warning: {alarm}"] if alarm else []
-    steps_left = epochs(cfg) * data.steps - recorder.rows[-1]["step"]
-    if steps_left > 0 and (more := limit.more()):
-        notes.append(describe_stop(run, more, recorder.rows[-1]))
+    if stopped and (option := limit.reached()):
+        notes.append(describe_continuation(run, option))
     table = final_table(metrics, data_line, module.latent_dim, run, notes)
     logging.getLogger(run_folder.RECORD_LOGGER).info(table)
     try:

@@ -28,20 +28,30 @@ def final_table(
         lines += [*linear_model(metrics), ""]
     lines += [
         f"data          {data}",
-        f"recon         {metrics['likelihood']}; weights of best.ckpt,"
-        f" epoch {metrics['epoch']:.6g}",
+        f"recon         {metrics['likelihood']}; {weights(metrics)}",
         f"KL            {metrics['kl_estimate']}",
     ]
     if "latents/active_units" in metrics:
         lines.append(f"active units  {metrics['latents/active_units']:.0f} of {latent_dim}")
+    if metrics.get("stopped"):
+        lines.append(f"training      {metrics['stopped']}")
     if "test/bits_per_dim" in metrics:
         lines.append(f"bits/dim      {metrics['test/bits_per_dim']:.4f} on the test images")
     lines += [
         f"speed         {metrics['seconds_per_epoch']:.2f} s per epoch on {metrics['device']}",
         f"run folder    {run}",
-        f"TensorBoard   tensorboard --logdir {shlex.quote(str(run))}",
     ]
+    if (run / "tensorboard").is_dir():
+        lines.append(f"TensorBoard   tensorboard --logdir {shlex.quote(str(run))}")
     return "\n".join([*lines, "", *notes] if notes else lines)
+
+
+def weights(metrics: Metrics) -> str:
+    """Which weights were tested."""
+    average = metrics.get("averaged_by")
+    return f"weights of best.ckpt, epoch {metrics['epoch']:.6g}" + (
+        f", averaged by {average}" if average else ""
+    )
 
 
 def terms(metrics: Metrics) -> list[str]:

@@ -15,6 +15,7 @@ from vae_lightning.data.batches import Batch
 from vae_lightning.data.images import ImageData
 from vae_lightning.objectives import Terms
 from vae_lightning.training.assembly import build_module
+from vae_lightning.training.callbacks.averaging import TrainedWeights
 from vae_lightning.training.checkpoint import SavedProgress
 from vae_lightning.training.module import VAE
 from vae_lightning.training.trainer import make_trainer, trainer_arguments
@@ -91,7 +92,7 @@ def locate(cfg: DictConfig, data: ImageData, saved: SavedProgress, error: NotFin
     arguments = trainer_arguments(cfg) | {
         "logger": False,
         "enable_checkpointing": False,
-        "callbacks": [],
+        "callbacks": [TrainedWeights()],
         "limit_val_batches": 0,
         "num_sanity_val_steps": 0,
         "max_epochs": saved.epochs + 1,

@@ -2,7 +2,12 @@
 
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
+
+
+def callbacks_of(trainer: Trainer) -> list[Callback]:
+    """The callbacks of a trainer."""
+    return getattr(trainer, "callbacks", [])  # Lightning sets it without declaring it
 
 
 def count_optimizer_steps(trainer: Trainer, count: int) -> None:

@@ -6,15 +6,11 @@ per image.
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float
-from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from vae_lightning import rng
 from vae_lightning.checks.errors import NotFinite
@@ -27,19 +23,17 @@ from vae_lightning.distributions.posterior import PosteriorModule
 from vae_lightning.networks import UNCONDITIONAL, Condition
 from vae_lightning.objectives import Objective, Terms
 from vae_lightning.training.clipping import Clipping
-from vae_lightning.training.lightning_progress import count_optimizer_steps, set_groups_done
-from vae_lightning.training.sums import EpochSums, term_sums
+from vae_lightning.training.lightning_progress import set_groups_done
+from vae_lightning.training.schedulers import Schedule
+from vae_lightning.training.steps import OptimizerSteps
+from vae_lightning.training.sums import term_sums
 
 # The noise of validation and test is the same in every run and epoch, so that two runs differ by
 # their models alone.
 EVALUATION_SEED = 0
-SPLITS = ("train", "val", "test")
-
-# Takes one optimizer step: called with the batch, the optimizer and the number of the step.
-StepFunction = Callable[[Batch, Optimizer, int], None]
 
 
-class VAE(LightningModule):
+class VAE(OptimizerSteps):
     """A variational autoencoder of any encoder, decoder, prior and objective.
 
     Kingma & Welling 2014, https://arxiv.org/abs/1312.6114.
@@ -50,13 +44,9 @@ class VAE(LightningModule):
         prior: encoder -> p(z).
         objective: (Terms, step) -> loss per image (B,); has ``num_samples``, K, and
             ``weights(step)``.
-        optimizer: called with the parameters.
-        scheduler: called with the optimizer and ``total_steps``; stepped after every optimizer
-            step. None: a constant learning rate.
         seed: of the training noise; process, step and part of the step make the noise differ.
         classes: number of labels of a conditional model, 0 for an unconditional one.
-        clipping: limits the gradient of each optimizer step.
-        log_every_n_steps: of how many optimizer steps one logs its terms; None: no step does.
+        optimizer, scheduler, clipping, skip_gradient_above, log_every_n_steps: see OptimizerSteps.
 
     Raises:
         ConfigError: a component refuses another one.
@@ -74,28 +64,32 @@ class VAE(LightningModule):
         prior: nn.Module,
         objective: Objective,
         optimizer: Callable[..., Optimizer],
-        scheduler: Callable[..., LRScheduler] | None = None,
+        scheduler: Callable[..., Schedule] | None = None,
         seed: int = 0,
         classes: int = 0,
         clipping: Clipping | None = None,
+        skip_gradient_above: float | None = None,
         log_every_n_steps: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(optimizer, scheduler, clipping, skip_gradient_above, log_every_n_steps)
         self.encoder = encoder
         self.decoder = decoder
         self.prior = prior
         self.objective = objective
-        self.make_optimizer = optimizer
-        self.make_scheduler = scheduler
         self.seed = seed
         self.classes = classes
-        self.clipping, self.log_every_n_steps = clipping, log_every_n_steps
         self.latent_dim: int = encoder.latent_dim
         for component in self.components():
             component.check(encoder, prior, classes)
-        self.sums = {split: EpochSums() for split in SPLITS}
         self.evaluation_noise: dict[str, Tensor] = {}
-        self.fast_step: StepFunction | None = None
+        self.selecting_value: float | None = (
+            None  # of the validation of this epoch, if there was one
+        )
+
+    @property
+    def selected_by(self) -> str:
+        """The name of the validation value that selects best.ckpt, see Objective."""
+        return getattr(self.objective, "selected_by", "neg_elbo")
 
     def components(self) -> Iterator[Component]:
         """The components that may refuse others or start from the training images."""
@@ -123,14 +117,6 @@ class VAE(LightningModule):
 
     # Training
 
-    def training_step(self, batch: Batch | Iterator[Batch], batch_idx: int) -> Tensor | None:
-        """The loss of a batch, which Lightning optimizes; on the fast path the steps themselves."""
-        if self.fast_step is None:
-            step, part = self.global_step, batch_idx % self.trainer.accumulate_grad_batches
-            with self.logged(step):
-                return self.loss(batch, step, part)  # pyright: ignore[reportArgumentType] - batches are not grouped
-        return self.take_steps(batch, self.fast_step)  # pyright: ignore[reportArgumentType] - batches are grouped
-
     def loss(self, batch: Batch, step: int, part: int = 0) -> Float[Tensor, ""]:
         """The mean loss of the batch, (): with several processes, its mean over them is that.
 
@@ -141,77 +127,11 @@ class VAE(LightningModule):
         self.sums["train"].add(term_sums(loss, terms), len(batch.index))
         return loss / batch.share
 
-    @contextmanager
-    def logged(self, step: int) -> Iterator[None]:
-        """Logs the terms of the images that the body trains on, if this step is to be logged."""
-        if self.log_every_n_steps is None or (step + 1) % self.log_every_n_steps:
-            yield
-            return
-        sums = self.sums["train"]
-        before = sums.snapshot()
-        yield
-        values = zip(("loss", "recon", "kl"), sums.means_since(before), strict=False)
-        for logger in self.loggers:
-            logger.log_metrics({f"train/{name}_step": value for name, value in values}, step)
-
-    def take_step(self, batch: Batch, optimizer: Optimizer, step: int) -> None:
-        """One optimizer step."""
-        optimizer.zero_grad()
-        self.loss(batch, step).backward()
-        if self.clipping is not None:
-            self.clipping.clip_(self.parameters())
-        optimizer.step()
-
-    def configure_gradient_clipping(self, optimizer: Optimizer, *_: object, **__: object) -> None:
-        """Clips the gradient of a step that Lightning takes."""
-        if self.clipping is not None:
-            self.clipping.clip_(self.parameters())
-
-    def take_steps(self, batches: Iterator[Batch], take_step: StepFunction) -> None:
-        """One optimizer step for each batch, within a single call by Lightning."""
-        (optimizer,), scheduler = self.trainer.optimizers, self.scheduler_in_use()
-        step = first = self.global_step
-        for batch in batches:
-            with self.logged(step):
-                take_step(batch, optimizer, step)
-            if scheduler is not None:
-                scheduler.step()
-            step += 1
-        count_optimizer_steps(self.trainer, step - first)
-        self.sums["train"].check()
-
-    def scheduler_in_use(self) -> LRScheduler | None:
-        """The scheduler that Lightning holds; None if the learning rate is constant."""
-        found = self.lr_schedulers()
-        assert found is None or isinstance(found, LRScheduler)
-        return found
-
-    def use_fast_path(self, take_step: StepFunction) -> None:
-        """Lets ``take_step`` do the optimizer steps, several in each call by Lightning.
-
-        The data module must then yield groups of batches. ``compile.accelerate`` decides this.
-        """
-        self.fast_step = take_step
-        self.automatic_optimization = False
-
     def training_noise(self, batch: Batch, step: int, part: int = 0) -> Float[Tensor, "K B L"]:
         """The noise eps (K, B, L) of this process's images at a part of an optimizer step."""
         shape = (self.objective.num_samples, len(batch.index), self.latent_dim)
         stream = (self.global_rank, step, part) if part else (self.global_rank, step)
         return rng.normal(shape, batch.x.device, self.seed, "noise", *stream)
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer, and the scheduler, which is stepped after every optimizer step."""
-        optimizer = self.make_optimizer(self.parameters())
-        if self.make_scheduler is None:
-            return {"optimizer": optimizer}
-        assert self.trainer.max_epochs is not None
-        total_steps = image_data(self.trainer).total_steps(self.trainer.max_epochs)
-        scheduler = self.make_scheduler(optimizer, total_steps=total_steps)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
 
     # Validation and test
 
@@ -227,7 +147,11 @@ class VAE(LightningModule):
         """Adds the terms of a batch of a split to the epoch's sums."""
         terms = self(batch.x, self.fixed_noise(split, batch), batch.condition)
         loss = self.objective(terms, self.global_step).sum()
-        self.sums[split].add(term_sums(loss, terms), len(batch.index))
+        sums = term_sums(loss, terms)
+        bound = self.objective.bound(terms) if isinstance(self.objective, Objective) else None
+        if bound is not None:
+            sums = torch.cat([sums, bound.sum()[None]])
+        self.sums[split].add(sums, len(batch.index))
 
     def fixed_noise(self, split: str, batch: Batch) -> Float[Tensor, "K B L"]:
         """The noise eps (K, B, L) of these images of a split.
@@ -256,10 +180,16 @@ class VAE(LightningModule):
         torch.manual_seed(rng.stream_seed(self.seed, *stream))
 
     def on_train_epoch_end(self) -> None:
-        """Logs the terms of training."""
+        """Logs the terms of training, and ends the epoch of the schedule."""
         self.log_means("train")
+        if self.skip_gradient_above is not None:
+            self.log("train/skipped_steps", float(self.skipped_steps), batch_size=1)
         for name, value in self.objective.weights(self.global_step).items():
             self.log(f"train/{name}", value, batch_size=1)
+        schedule = self.scheduler_in_use()
+        if schedule is not None:
+            schedule.end_epoch(self.selecting_value)
+        self.selecting_value = None
 
     def on_validation_epoch_end(self) -> None:
         """Logs the terms of validation."""
@@ -274,26 +204,34 @@ class VAE(LightningModule):
 
         Raises NotFinite if one is not finite: nothing after it could be trusted.
         """
-        loss, recon, kl, *layers = self.sums[split].finish(self.trainer.strategy)
+        loss, recon, kl, *others = self.sums[split].finish(self.trainer.strategy)
         if not math.isfinite(loss + recon + kl):
             raise NotFinite(
                 f"{split} is not finite in epoch {self.current_epoch + 1}: loss {loss},"
                 f" recon {recon}, KL {kl}; a smaller optimizer.lr may help"
             )
         terms = {"loss": loss, "recon": recon, "kl": kl, "neg_elbo": recon + kl}
-        terms |= {f"kl_{number}": value for number, value in enumerate(layers, 1)}
+        if split != "train" and self.selected_by not in terms:
+            terms[self.selected_by] = others.pop()
+        terms |= {f"kl_{number}": value for number, value in enumerate(others, 1)}
+        if split == "val" and not self.trainer.sanity_checking:
+            self.selecting_value = terms[self.selected_by]
         # the values are the same on every process already: nothing is left to synchronize
         self.log_dict({f"{split}/{name}": value for name, value in terms.items()}, batch_size=1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
-        """Saves the sums of an epoch that may be continued by other processes."""
+        """Saves the sums of an epoch that other processes may continue, and the skipped steps."""
         checkpoint["epoch_sums"] = self.sums["train"].state(self.trainer.strategy)
+        checkpoint["skipped_steps"] = self.skipped_steps
 
     def on_load_checkpoint(self, checkpoint: dict[str, object]) -> None:
         """Continues the sums of an interrupted epoch, after the steps that it has taken."""
         sums = checkpoint["epoch_sums"]
         assert isinstance(sums, Tensor)
         self.sums["train"].load(sums)
+        skipped = checkpoint["skipped_steps"]
+        assert isinstance(skipped, int)
+        self.skipped_steps = skipped
         if self.fast_step is not None:
             data, step = image_data(self.trainer), checkpoint["global_step"]
             assert isinstance(step, int)

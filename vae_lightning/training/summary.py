@@ -32,6 +32,7 @@ def final_metrics(
     """
     whole = [row for row in rows if "images_per_second" in row]  # not validations within epochs
     warm = whole[1:] or whole  # the first epoch also warms up
+    selected_by = f"val/{module.selected_by}"
     metrics: dict[str, object] = {name: value for name, value in best.items() if "/" in name}
     metrics |= test
     metrics |= {
@@ -40,6 +41,7 @@ def final_metrics(
         "log_normalizer": log_normalizer(module),
         "kl_estimate": describe_kl(module, data),
         "checkpoint": "best",
+        "selected_by": selected_by if selected_by in best else "the last epoch",
         "epoch": best["epoch"],
         "test_images": data.used_images("test"),
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
@@ -51,6 +53,8 @@ def final_metrics(
         "device": device_name(device),
         "threads": torch.get_num_threads(),
     }
+    if module.skip_gradient_above is not None:
+        metrics["skipped_steps"] = module.skipped_steps
     if getattr(module.decoder, "discrete", False):
         metrics["test/bits_per_dim"] = bits_per_dim(test["test/neg_elbo"], data.pixels)
     return metrics

@@ -17,6 +17,7 @@ from vae_lightning.config.compose import TRAINING_GROUPS, leaves
 from vae_lightning.data.images import ImageData
 from vae_lightning.data.shown import shown_count, visible
 from vae_lightning.storage.run_folder import of_run, read_choices, to_dict
+from vae_lightning.training.loggers import OncePerStep
 from vae_lightning.training.module import VAE
 
 # not compared in TensorBoard: the same in other words, or without effect on a result
@@ -37,6 +38,7 @@ UNCOMPARED_KEYS = (
     "from_config",
     "accelerator",
     "callbacks",
+    "logger",
     "devices",
     "steps_per_execution",
     "compile",
@@ -54,48 +56,29 @@ EMBEDDED_VALUES = 500_000  # coordinates of all of them, which are stored as tex
 THUMBNAIL_SIDE = 64  # pixels; TensorBoard shows no sheet of more than 8192 pixels along a side
 
 
-class ScalarLogger(TensorBoardLogger):
-    """Lightning's logger, which writes each scalar once per step, and no scalar ``epoch``.
+class ScalarLogger(OncePerStep, TensorBoardLogger):
+    """TensorBoard; writes into tensorboard/ of the run.
+
+    TensorBoard hides what was written before from the step on at which a resumed run continues.
 
     Args:
-        run: the run folder; the logger writes into its subfolder tensorboard.
-        first_step: TensorBoard hides what was written before from this step on, at which a resumed
-            run continues; None for a new run.
-
-    Lightning logs the terms of a training epoch after the checkpoint of that epoch. A run that is
-    killed between the two would never log them, so the recorder logs them first.
+        run, state, first_step: see OncePerStep.
     """
 
-    def __init__(self, run: Path, first_step: int | None) -> None:
+    def __init__(self, run: Path, state: Mapping[str, Any], first_step: int | None) -> None:
         super().__init__(
             run, name=FOLDER, version="", default_hp_metric=False, purge_step=first_step
         )
-        self.logged_at: dict[str, int | None] = {}
-        self.logged_by_validation: set[str] = set()
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Writes the scalars that were not written for this step yet."""
-        new = {
-            name: value
-            for name, value in metrics.items()
-            if name != "epoch" and self.logged_at.get(name, -1) != step
-        }
-        self.logged_at |= dict.fromkeys(new, step)
-        if new:
-            super().log_metrics(new, step)
-
-    def log_epoch(self, metrics: Mapping[str, float], step: int) -> None:
-        """Writes the scalars of an epoch to the file, without those of an earlier validation."""
-        self.logged_by_validation |= {name for name in metrics if self.logged_at.get(name) == step}
-        others = {k: value for k, value in metrics.items() if k not in self.logged_by_validation}
-        self.log_metrics(others, step)
+    def flush(self) -> None:
+        """Writes the values to the file."""
         self.experiment.flush()
 
 
-def logger_of(trainer: Trainer) -> ScalarLogger:
-    """The logger of a run."""
-    assert isinstance(trainer.logger, ScalarLogger)
-    return trainer.logger
+def logger_of(trainer: Trainer) -> ScalarLogger | None:
+    """The logger for TensorBoard; None if the run has none."""
+    found = (each for each in trainer.loggers if isinstance(each, ScalarLogger))
+    return next(found, None)
 
 
 def compared_values(cfg: DictConfig, run: Path) -> dict[str, object]:
@@ -121,8 +104,10 @@ def begin_hparams(cfg: DictConfig, trainer: Trainer, run: Path) -> None:
     """
     from torch.utils.tensorboard.summary import hparams
 
-    _, session, _ = hparams(compared_values(cfg, run), {})
-    logger_of(trainer).experiment.file_writer.add_summary(session)
+    logger = logger_of(trainer)
+    if logger is not None:
+        _, session, _ = hparams(compared_values(cfg, run), {})
+        logger.experiment.file_writer.add_summary(session)
 
 
 @rank_zero_only
@@ -134,11 +119,14 @@ def end_hparams(trainer: Trainer, status: str) -> None:
     from tensorboard.plugins.hparams import metadata
     from torch.utils.tensorboard import SummaryWriter
 
+    logger = logger_of(trainer)
+    if logger is None:
+        return
     number = messages("plugins.hparams.api").Status.Value(f"STATUS_{status}")
     end = messages("plugins.hparams.plugin_data").SessionEndInfo(status=number)
     summary = hparams_summary(metadata.SESSION_END_INFO_TAG, session_end_info=end)
     # Lightning closes its own writer when a run fails
-    with SummaryWriter(logger_of(trainer).log_dir, filename_suffix=END_SUFFIX) as writer:
+    with SummaryWriter(logger.log_dir, filename_suffix=END_SUFFIX) as writer:
         assert writer.file_writer is not None
         writer.file_writer.add_summary(summary)
 
@@ -174,6 +162,9 @@ def write_embedding(trainer: Trainer, module: VAE, data: ImageData) -> None:
 
     They are fewer than EMBEDDED_IMAGES if the images are large or the latent dimensions many.
     """
+    logger = logger_of(trainer)
+    if logger is None:
+        return
     count = min(shown_count(EMBEDDED_IMAGES, data.pixels), EMBEDDED_VALUES // module.latent_dim)
     images, condition = data.inputs("test", slice(max(1, count)))
     with torch.no_grad():
@@ -182,7 +173,7 @@ def write_embedding(trainer: Trainer, module: VAE, data: ImageData) -> None:
         means, (0, max(0, 3 - module.latent_dim))
     )  # the projector shows nothing of fewer than 3 dimensions
     labels = data.labels["test"][: len(images)].tolist()
-    logger_of(trainer).experiment.add_embedding(
+    logger.experiment.add_embedding(
         means, labels, thumbnails(images), trainer.global_step, "posterior_means"
     )
 

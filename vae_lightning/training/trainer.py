@@ -12,14 +12,21 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import (
+    GradientAccumulationScheduler,
+    ModelCheckpoint,
+    ProgressBar,
+    StochasticWeightAveraging,
+)
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 from omegaconf import DictConfig
 
 from vae_lightning.checks.errors import ConfigError
-from vae_lightning.config.instantiate import instantiate, is_within
+from vae_lightning.config.instantiate import built, is_within, resolve
 from vae_lightning.config.options import check_together
 from vae_lightning.data.images import ImageData
+from vae_lightning.storage.run_folder import LAST
 from vae_lightning.training.assembly import epochs, plain
 from vae_lightning.training.checkpoint import DirectCheckpoints
 from vae_lightning.training.processes import LocalDDP
@@ -50,6 +57,8 @@ STEP_HOOKS = (
     "on_after_backward",
     "on_before_optimizer_step",
 )
+# callbacks that change how Lightning takes the steps
+CHANGES_OPTIMIZATION = (GradientAccumulationScheduler, StochasticWeightAveraging)
 
 
 def silence_notices() -> None:
@@ -73,7 +82,12 @@ def silence_notices() -> None:
 
 
 def build_trainer(
-    cfg: DictConfig, data: ImageData, callbacks: Sequence[Callback], logger: Logger, done: int = 0
+    cfg: DictConfig,
+    data: ImageData,
+    callbacks: Sequence[Callback],
+    loggers: list[Logger],
+    run: Path,
+    done: int = 0,
 ) -> Trainer:
     """The Trainer of a run, with the configuration's callbacks before the given ones.
 
@@ -83,19 +97,17 @@ def build_trainer(
     Raises ConfigError for an argument that the Trainer does not support and for a device that the
     machine does not have.
     """
-    chosen = instantiate(plain(cfg.callbacks), "callbacks", cfg.trust).values()
-    all_callbacks = [*chosen, *callbacks]
+    all_callbacks = [*chosen_callbacks(cfg, run), *callbacks]
     data.group_batches(steps_per_execution(cfg, all_callbacks))
-    assert logger.save_dir is not None
-    run = Path(logger.save_dir)
     arguments = trainer_arguments(cfg) | {
-        "logger": logger,
+        "logger": loggers or False,
         "default_root_dir": run,
         "max_epochs": max(epochs(cfg), done),
         "val_check_interval": data.calls_between_validations,
         "limit_val_batches": None if data.batches_in("val") else 0,
         "accumulate_grad_batches": cfg.trainer.accumulate_grad_batches,
         "callbacks": all_callbacks,
+        "enable_progress_bar": any(isinstance(each, ProgressBar) for each in all_callbacks),
     }
     if cfg.trainer.fast_dev_run:
         arguments |= {"check_val_every_n_epoch": 1, "num_sanity_val_steps": 0}
@@ -115,6 +127,15 @@ def build_tester(cfg: DictConfig) -> Trainer:
     )
 
 
+def chosen_callbacks(cfg: DictConfig, run: Path) -> list[Callback]:
+    """The callbacks of the configuration; ModelCheckpoint writes into checkpoints/ of the run."""
+    found = resolve(plain(cfg.callbacks), "callbacks", cfg.trust)
+    for recipe in found.values():
+        if issubclass(recipe.cls, ModelCheckpoint):
+            recipe.arguments.setdefault("dirpath", str((run / LAST).parent))
+    return [built(recipe) for recipe in found.values()]
+
+
 def trainer_arguments(cfg: DictConfig) -> dict[str, object]:
     """What the configuration says, and what this package decides."""
     given = {key: value for key, value in plain(cfg.trainer).items() if key in LIGHTNING_KEYS}
@@ -129,15 +150,19 @@ def trainer_arguments(cfg: DictConfig) -> dict[str, object]:
 
 def steps_per_execution(cfg: DictConfig, callbacks: Sequence[Callback]) -> int:
     """Optimizer steps in one call by Lightning; 1 if something needs every step."""
-    needs_every_step = any(
-        getattr(type(callback), hook) is not getattr(Callback, hook)
-        for callback in callbacks
-        for hook in STEP_HOOKS
-        if not is_within(type(callback).__module__, ("vae_lightning",))
-    )
-    if needs_every_step or cfg.accelerator.strategy != "auto":
+    if cfg.accelerator.strategy != "auto" or cfg.trainer.accumulate_grad_batches > 1:
         return 1
-    return 1 if cfg.trainer.accumulate_grad_batches > 1 else cfg.trainer.steps_per_execution
+    return 1 if any(map(needs_every_step, callbacks)) else cfg.trainer.steps_per_execution
+
+
+def needs_every_step(callback: Callback) -> bool:
+    """Whether Lightning must call this callback of another package after every step."""
+    if is_within(type(callback).__module__, ("vae_lightning",)):
+        return False
+    hooked = any(
+        getattr(type(callback), hook) is not getattr(Callback, hook) for hook in STEP_HOOKS
+    )
+    return hooked or isinstance(callback, CHANGES_OPTIMIZATION)
 
 
 def plugins(cfg: DictConfig) -> list[CheckpointIO | ClusterEnvironment]:

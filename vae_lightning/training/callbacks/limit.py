@@ -70,8 +70,8 @@ class Limit(Checkpoint):
         self.is_time_over = is_over
         return is_over
 
-    def more(self) -> str | None:
-        """The override with which a run continues that a limit has ended; None if none has."""
+    def reached(self) -> str | None:
+        """The option whose limit has ended the run; None if none has."""
         if self.max_steps is not None and self.recorder.rows[-1]["step"] >= self.max_steps:
-            return "trainer.max_steps=-1"
-        return "trainer.max_time=null" if self.is_time_over else None
+            return "trainer.max_steps"
+        return "trainer.max_time" if self.is_time_over else None

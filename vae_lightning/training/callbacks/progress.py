@@ -23,7 +23,8 @@ class Progress(Callback):
         assert trainer.max_epochs is not None
         total = image_data(trainer).total_steps(trainer.max_epochs)
         shape = "{desc} {percentage:3.0f}%|{bar}| {remaining} left{postfix}"
-        hidden = not (trainer.is_global_zero and sys.stderr.isatty())
+        other = trainer.progress_bar_callback is not None  # the user's choice
+        hidden = other or not (trainer.is_global_zero and sys.stderr.isatty())
         self.bar = tqdm(
             total=total, initial=trainer.global_step, disable=hidden, bar_format=shape, leave=False
         )

@@ -18,9 +18,12 @@ from vae_lightning.storage.files import (
     write_csv,
 )
 from vae_lightning.storage.run_folder import BEST, LAST
+from vae_lightning.training.callbacks.averaging import averages_at_end
+from vae_lightning.training.callbacks.checkpoints import Checkpoints
 from vae_lightning.training.finite import check_parameters
+from vae_lightning.training.lightning_progress import callbacks_of
+from vae_lightning.training.loggers import OncePerStep, remember
 from vae_lightning.training.module import VAE
-from vae_lightning.training.tensorboard import logger_of
 
 log = logging.getLogger(__name__)
 
@@ -28,17 +31,18 @@ log = logging.getLogger(__name__)
 class Recorder(Checkpoint):
     """Writes a row of metrics.csv and last.ckpt after every epoch, and best.ckpt if it is the best.
 
-    The best row has the lowest val/neg_elbo; without validation it is the last one. A validation
-    within an epoch has a row of its own, whose epoch is a fraction. The rows are part of the
-    checkpoint, so that the table of a resumed run continues where its weights continue. As a
-    Checkpoint this callback is called after the module has logged.
+    The best row has the lowest validation value that the objective selects by, such as
+    val/neg_elbo; without validation it is the last one. A validation within an epoch has a row of
+    its own, whose epoch is a fraction. The rows are part of the checkpoint, so that the table of a
+    resumed run continues where its weights continue. As a Checkpoint this callback is called after
+    the module has logged.
 
     Syncing the files to disk takes longer than writing them. A thread does it while the next epoch
     is trained, in this order: best.ckpt, last.ckpt, metrics.csv.
     """
 
-    def __init__(self, run: Path) -> None:
-        self.run = run
+    def __init__(self, run: Path, selected_by: str) -> None:
+        self.run, self.selected_by = run, f"val/{selected_by}"
         self.rows: list[dict[str, float]] = []
         self.started = self.trained = 0.0
         self.elapsed = 0.0  # seconds of an epoch that was interrupted in another process
@@ -75,8 +79,8 @@ class Recorder(Checkpoint):
 
     def best(self) -> dict[str, float]:
         """The row of best.ckpt."""
-        validated = [row for row in self.rows if "val/neg_elbo" in row]
-        return min(validated, key=lambda row: row["val/neg_elbo"]) if validated else self.rows[-1]
+        rows = [row for row in self.rows if self.selected_by in row]
+        return min(rows, key=lambda row: row[self.selected_by]) if rows else self.rows[-1]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
@@ -101,7 +105,9 @@ class Recorder(Checkpoint):
         row = self.add_row(trainer, "val/")
         terms = {name: value for name, value in row.items() if name.startswith("val/")}
         if trainer.is_global_zero:  # Lightning logs them later, after a run may have been stopped
-            logger_of(trainer).log_metrics(terms, trainer.global_step - 1)
+            for logger in trainer.loggers:
+                if isinstance(logger, OncePerStep):
+                    logger.log_metrics(terms, trainer.global_step - 1)
         if row is self.best():
             temporary = self.write_checkpoint(trainer)
             if trainer.is_global_zero:
@@ -126,12 +132,18 @@ class Recorder(Checkpoint):
             if is_validated or not name.startswith("val/")
         }
         if trainer.is_global_zero:
-            logger_of(trainer).log_epoch(logged, trainer.global_step - 1)
+            for logger in trainer.loggers:
+                if isinstance(logger, OncePerStep):
+                    logger.log_epoch(logged, trainer.global_step - 1)
+            remember(trainer, self.run, trainer.global_step)
         temporary = self.write_checkpoint(trainer)
         if trainer.is_global_zero:
             rows, is_best = list(self.rows), row is self.best()
+            more = [each for each in callbacks_of(trainer) if isinstance(each, Checkpoints)]
 
             def finish() -> None:
+                for checkpoints in more:
+                    checkpoints.keep(temporary, rows, self.selected_by)
                 self.replace_checkpoints(temporary, is_best)
                 write_csv(self.run / "metrics.csv", rows)
 
@@ -165,8 +177,12 @@ class Recorder(Checkpoint):
         self.held = self.held or self.write_checkpoint(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Waits for the files of the last epoch."""
+        """Waits for the files of the last epoch; best.ckpt gets an average that exists only now."""
         self.wait()
+        if averages_at_end(trainer):
+            temporary = self.write_checkpoint(trainer)
+            if trainer.is_global_zero:
+                replace(temporary, self.run / BEST)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
