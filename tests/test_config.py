@@ -57,7 +57,7 @@ def test_every_option_composes_and_instantiates(
     parts = list(build_module(cfg).named_children())
     assert [name for name, _ in parts] == ["encoder", "decoder", "prior", "objective"]
     if (group, option) not in DEVICES:
-        assert build_tester(cfg).max_epochs == cfg.trainer.max_epochs
+        assert build_tester(cfg).num_devices == 1
     assert OmegaConf.to_yaml(cfg) == before
 
 
@@ -191,10 +191,10 @@ def test_a_typo_is_one_line_with_the_nearest_name(override: str, expected: str) 
     ("override", "expected"),
     [
         ("trainer.gradient_clip_vall=1", "trainer.gradient_clip_vall: no such key"),
-        ("+trainer.max_epoch=3", "trainer: got an unexpected keyword argument 'max_epoch'"),
+        ("+trainer.max_epoch=3", "trainer.max_epoch: no such key; did you mean trainer.max_epochs?"),
         (
-            "+trainer.gradient_clip_val=no",
-            "trainer: `gradient_clip_val` should be an int or a float",
+            "trainer.gradient_clip_val=no",
+            "trainer.gradient_clip_val=no: must be",
         ),
         ("+data.extra=1", "data.extra: no such key"),
         ("+likelihood.extra=1", "likelihood: got an unexpected keyword argument 'extra'"),

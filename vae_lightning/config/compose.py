@@ -111,9 +111,9 @@ def explain(error: Exception, name: str) -> str:
     unknown = re.search(r"Could not override '([^']*)'", text)
     if unknown:
         key = unknown.group(1)
-        section, _, name = key.partition(".")
-        if section == "trainer" and name in REFUSED_TRAINER_KEYS:
-            return f"{key}: must not be given: {REFUSED_TRAINER_KEYS[name]}"
+        section, _, entry = key.partition(".")
+        if section == "trainer" and entry in REFUSED_TRAINER_KEYS:
+            return f"{key}: must not be given: {REFUSED_TRAINER_KEYS[entry]}"
         valid = known_keys(OmegaConf.to_container(hydra.compose(name)))
         return f"{key}: no such key{nearest(key, valid, exclude=key)}"
     return text.split("\n\n")[0]
