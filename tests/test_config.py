@@ -57,7 +57,7 @@ def test_every_option_composes_and_instantiates(
     parts = list(build_module(cfg).named_children())
     assert [name for name, _ in parts] == ["encoder", "decoder", "prior", "objective"]
     if (group, option) not in DEVICES:
-        assert build_tester(cfg).max_epochs == cfg.trainer.max_epochs
+        assert build_tester(cfg).num_devices == 1
     assert OmegaConf.to_yaml(cfg) == before
 
 
