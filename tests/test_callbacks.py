@@ -12,7 +12,6 @@ from lightning.pytorch import callbacks as lightning_callbacks
 
 from helpers import Command, assert_same_run, tiny, tiny_model, train_run
 from vae_lightning.checks.errors import ConfigError
-from vae_lightning.compile import fast_path
 from vae_lightning.compile.direct import DirectStep
 from vae_lightning.config import options
 from vae_lightning.config.callback_table import PACKAGE, REFUSED, WORKING
@@ -23,6 +22,7 @@ from vae_lightning.training.callbacks.averaging import EMA, SWA, TRAINED
 from vae_lightning.training.callbacks.checkpoints import Checkpoints
 from vae_lightning.training.callbacks.early_stopping import EarlyStopping
 from vae_lightning.training.module import VAE
+from vae_lightning.training.trainer import needs_every_step
 
 SMALL = (
     "data=digits",
@@ -105,7 +105,7 @@ def test_validation_and_checkpoints_use_the_average() -> None:
     assert set(checkpoint["state_dict"]) == set(module.state_dict())
 
 
-def test_early_stopping_does_not_count_epochs_of_the_annealing() -> None:
+def test_early_stopping_does_not_count_validations_of_the_annealing() -> None:
     module, _, _ = tiny_model(tiny("objective=iwae", "annealing=linear", "annealing.steps=20"))
     stopping = EarlyStopping(patience=2, min_delta=1.0)
     strategy = SimpleNamespace(reduce_boolean_decision=lambda value, **_: value)
@@ -129,7 +129,7 @@ def test_early_stopping_does_not_count_epochs_of_the_annealing() -> None:
         stopped.append(trainer.should_stop)
     assert stopped == [False] * 5 + [True]
     assert stopping.stopping_reason_message == (
-        "val/neg_iwae has not improved on 3.000 for 2 epochs"
+        "val/neg_iwae has not improved on 3.000 for 2 validations"
     )
     trainer.should_stop = False
     resumed = EarlyStopping(patience=2, min_delta=1.0)
@@ -259,19 +259,19 @@ def test_a_run_that_stops_early_says_when_and_why(train: Command, tmp_path: Path
 
 def test_a_callback_of_this_package_leaves_the_fast_path() -> None:
     chosen = [EMA(0.9, 1), SWA(1), Checkpoints(1, None), EarlyStopping(1, 0.0)]
-    assert not any(fast_path.needs_every_step(callback) for callback in chosen)
+    assert not any(needs_every_step(callback) for callback in chosen)
     other = [
         lightning_callbacks.GradientAccumulationScheduler({0: 2}),
         lightning_callbacks.StochasticWeightAveraging(1e-3),
     ]
-    assert all(fast_path.needs_every_step(callback) for callback in other)
+    assert all(needs_every_step(callback) for callback in other)
 
 
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        ("callbacks=early_stopping data.val_size=0", "data.val_size=0: must be at least 1"),
-        ("scheduler=plateau data.val_size=0", "data.val_size=0: must be at least 1"),
+        ("callbacks=early_stopping data.val_size=0", "data.val_size=0: must be above 0"),
+        ("scheduler=plateau data.val_size=0", "data.val_size=0: must be above 0"),
         ("callbacks=ema callbacks.ema.decay=1", "callbacks.ema.decay=1: must be"),
         ("trainer.skip_gradient_above=0", "trainer.skip_gradient_above=0: must be"),
         (
