@@ -191,7 +191,10 @@ def test_a_typo_is_one_line_with_the_nearest_name(override: str, expected: str) 
     ("override", "expected"),
     [
         ("trainer.gradient_clip_vall=1", "trainer.gradient_clip_vall: no such key"),
-        ("+trainer.max_epoch=3", "trainer.max_epoch: no such key; did you mean trainer.max_epochs?"),
+        (
+            "+trainer.max_epoch=3",
+            "trainer.max_epoch: no such key; did you mean trainer.max_epochs?",
+        ),
         (
             "trainer.gradient_clip_val=no",
             "trainer.gradient_clip_val=no: must be",

@@ -176,7 +176,9 @@ def check_trainer_key(key: str) -> None:
     if key in REFUSED_TRAINER_KEYS:
         raise ConfigError(f"trainer.{key}: must not be given: {REFUSED_TRAINER_KEYS[key]}")
     if key not in TRAINER_OPTIONS and key not in OWN_OPTIONS:
-        close = nearest(key, [*TRAINER_OPTIONS, *OWN_OPTIONS])
+        close = nearest(
+            f"trainer.{key}", [f"trainer.{each}" for each in (*TRAINER_OPTIONS, *OWN_OPTIONS)]
+        )
         raise ConfigError(f"trainer.{key}: no such key{close}")
 
 
