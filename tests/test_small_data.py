@@ -52,7 +52,8 @@ class Noise(Dataset):
 def noise(train: int, test: int, labels: str = "classes", *overrides: str) -> DictConfig:
     """A configuration of a tiny model and of these images."""
     cfg = configured(
-        *("data=digits", "data.image_shape=[1,12,12]", "data.val_size=0", "data.batch_size=1"),
+        *("data=digits", "data.image_shape=[1,12,12]", "data.classes=null"),
+        *("data.val_size=0", "data.batch_size=1"),
         *("model.latent_dim=2", "model.hidden_dims=[4]", "accelerator=cpu", *overrides),
     )
     cfg.data.name = "noise"
@@ -88,7 +89,8 @@ def measured(cfg: DictConfig, folder: Path) -> dict[str, float]:
         (90, 1, "classes", OVERLAP | DISTANCE | PAIRS, ["at least 2 images", "2 test images"]),
         (3, 70, "classes", {NEIGHBORS}, ["at least 5 training images"]),
         (90, 70, "one", NEEDS_CLASSES, ["different values, the training images have one"]),
-        (90, 70, "floats", NEEDS_CLASSES, ["labels that are integers"]),
+        # they count as images without labels
+        (90, 70, "floats", NEEDS_CLASSES, ["different values, the training images have one"]),
         (1001, 70, "names", NEEDS_CLASSES, ["at most 1000 classes, there are 1001 values"]),
     ],
 )

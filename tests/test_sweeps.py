@@ -399,7 +399,7 @@ class TestDisplay:
         entries[150].state, entries[151].state = "running", "failed"
         (tmp_path / "j150").mkdir()
         (tmp_path / "j150" / "metrics.csv").write_text(
-            "epoch,val/recon,val/kl,val/neg_elbo,seconds\n3,20,5.5,25.5,30\n"
+            "epoch,train/recon,val/recon,val/kl,val/neg_elbo,seconds\n3,21,20,5.5,25.5,30\n"
         )
         entries[150].read()
         console = Console(file=io.StringIO(), width=80, height=24)

@@ -161,6 +161,8 @@ def extent(values: Array, name: str) -> tuple[float, float]:
     """The smallest and the largest value; raises ConfigError for one that is not finite."""
     lows, highs = [], []
     for part in chunks(values):
+        if isinstance(part, Tensor):
+            part = part.double()  # PyTorch cannot compare all integers
         low, high = float(part.min()), float(part.max())
         if not np.isfinite([low, high]).all():
             finite = np.isfinite(np.asarray(values).reshape(len(values), -1)).all(1)
