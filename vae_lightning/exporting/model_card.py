@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
+from vae_lightning.checks.errors import counted
 from vae_lightning.version import __version__
 
 if TYPE_CHECKING:
@@ -131,11 +132,13 @@ def describe_data(run: "Run") -> list[str]:
     substitute = ""
     if node.get("instead_of"):
         substitute = f" as a substitute for {node.instead_of}, whose files were not available"
+    size = node.val_size  # a number, a fraction, or null
+    held_out = "a tenth" if size is None else f"{size:.0%}" if 0 < size < 1 else f"{size:,}"
     channels, height, width = node.image_shape
     return [
-        f"- trained on {node.name}{substitute}; {node.val_size:,} of its training images were held"
-        " out for validation",
-        f"- images: {channels} channel, {height} x {width} pixels, float32 in [0, 1] (byte / 255)",
+        f"- trained on {node.name}{substitute}; {held_out} of its training images were held out for"
+        " validation",
+        f"- images: {counted(channels, 'channel')}, {height} x {width} pixels, float32 in [0, 1] (byte / 255)",
         f"- binarization: {node.binarization}",
     ]
 

@@ -77,7 +77,7 @@ def plan_search(cfg: DictConfig, words: Words) -> SearchPlan:
             f" (search.metric=[{','.join(metrics)}])"
         )
     for name in metrics:
-        if name.startswith("val/") and not cfg.data.val_size:
+        if name.startswith("val/") and cfg.data.val_size == 0:
             raise ConfigError(
                 f"search.metric={name}: requires validation images, but data.val_size=0"
             )
