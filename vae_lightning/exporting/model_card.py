@@ -138,7 +138,8 @@ def describe_data(run: "Run") -> list[str]:
     return [
         f"- trained on {node.name}{substitute}; {held_out} of its training images were held out for"
         " validation",
-        f"- images: {counted(channels, 'channel')}, {height} x {width} pixels, float32 in [0, 1] (byte / 255)",
+        f"- images: {counted(channels, 'channel')}, {height} x {width} pixels, float32 in [0, 1]"
+        " (byte / 255)",
         f"- binarization: {node.binarization}",
     ]
 
