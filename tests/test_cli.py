@@ -362,7 +362,6 @@ def test_a_loss_that_is_not_finite_fails_the_run_with_the_reason(
         ["resume=nowhere"],
         ["-m", "model.latent_dim=2,0"],
         ["hydra.run.dir=full"],
-        ["data.batch_size=501", *SMALL],
         ["trainer.gradient_clip_vall=1"],
         ["+trainer.gradient_clip_vall=1", *SMALL],
         ["--frobnicate", *SMALL],

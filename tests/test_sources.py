@@ -258,6 +258,14 @@ def test_wrong_arrays_are_refused(values: np.ndarray, message: str) -> None:
         find_format(values, "x")
 
 
+def test_images_of_one_value_have_any_layout() -> None:
+    assert find_format(np.zeros((4, 1, 1, 1), np.uint8), "x").shape(np.zeros((4, 1, 1, 1))) == (
+        1,
+        1,
+        1,
+    )
+
+
 def test_arrays_of_another_shape_or_range_are_refused() -> None:
     values = np.zeros((4, 5, 7), np.uint8)
     with pytest.raises(ConfigError, match=r"data.image_shape=\[1, 7, 5\].*are \[1, 5, 7\]"):

@@ -105,7 +105,7 @@ def find_layout(found: tuple[int, ...], name: str, shape: Sequence[int] | None) 
             "NHWC": found[3] in CHANNELS and wanted in (None, (found[3], *found[1:3])),
         }
         chosen = [layout for layout, is_possible in fits.items() if is_possible]
-        if len(chosen) == 1:
+        if len(chosen) == 1 or set(found[1:]) == {1}:  # of a single value, both are the same
             return chosen[0]
         if chosen:
             raise ConfigError(
