@@ -4,7 +4,7 @@ All images that enter go through here: those of data sets and those that a user 
 Shapes: N images, C H W of an image, D values of a vector.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,6 @@ from vae_lightning.checks.errors import ConfigError
 
 CHANNELS = range(1, 5)  # gray, gray and alpha, color, color and alpha
 LAYOUTS = ("NHW", "NHWC", "NCHW", "ND")
-CHUNK_BYTES = 1 << 24  # of an array that is looked at in one piece
 
 Array = np.ndarray | Tensor
 Shape = tuple[int, int, int]
@@ -38,7 +37,9 @@ class Format(NamedTuple):
 
     def arranged(self, values: Array) -> Tensor:
         """The images of an array with their values: (N, C, H, W)."""
-        pixels = values if isinstance(values, Tensor) else torch.from_numpy(values.copy())
+        pixels = values
+        if not isinstance(pixels, Tensor):  # PyTorch reads arrays in C order that can be written
+            pixels = torch.from_numpy(np.require(pixels, requirements=("C", "W")))
         if self.layout == "NHWC":
             pixels = pixels.permute(0, 3, 1, 2)
         return pixels.reshape(len(pixels), *self.shape(values))
@@ -159,28 +160,24 @@ def find_range(
 
 def extent(values: Array, name: str) -> tuple[float, float]:
     """The smallest and the largest value; raises ConfigError for one that is not finite."""
-    lows, highs = [], []
-    for part in chunks(values):
-        if isinstance(part, Tensor):
-            part = part.double()  # PyTorch cannot compare all integers
-        low, high = float(part.min()), float(part.max())
-        if not np.isfinite([low, high]).all():
-            finite = np.isfinite(np.asarray(values).reshape(len(values), -1)).all(1)
-            wrong = np.flatnonzero(~finite)
-            raise ConfigError(
-                f"{name}: must be finite, but {len(wrong)} of its {len(values)} images hold NaN or"
-                f" infinity, the first at index {wrong[0]}"
-            )
-        lows.append(low)
-        highs.append(high)
-    return min(lows), max(highs)
+    array = as_numpy(values)
+    low, high = float(array.min()), float(array.max())
+    if not np.isfinite([low, high]).all():
+        finite = np.isfinite(array.reshape(len(array), -1)).all(1)
+        wrong = np.flatnonzero(~finite)
+        raise ConfigError(
+            f"{name}: must be finite, but {len(wrong)} of its {len(values)} images hold NaN or"
+            f" infinity, the first at index {wrong[0]}"
+        )
+    return low, high
 
 
-def chunks(values: Array) -> Iterator[Array]:
-    """Pieces of an array of at most CHUNK_BYTES, so that a mapped file is never copied whole."""
-    size = max(1, CHUNK_BYTES // max(1, values[:1].nbytes))
-    for start in range(0, len(values), size):
-        yield values[start : start + size]
+def as_numpy(values: Array) -> np.ndarray:
+    """The same values for NumPy, which compares integers of all types, unlike PyTorch."""
+    if not isinstance(values, Tensor):
+        return values
+    tensor = values.detach().cpu()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def sizes(shape: Sequence[int]) -> str:

@@ -193,15 +193,15 @@ class ImageData(LightningDataModule):
         """The device of the batches."""
         return self.labels["train"].device
 
-    def evaluation_images(self, split: str) -> Tensor:
-        """The images of a split as evaluation uses them, uint8: (N, C, H, W).
+    def evaluation_images(self, split: str, index: Tensor | slice = slice(None)) -> Tensor:
+        """Images of a split as evaluation uses them, uint8: (N, C, H, W).
 
-        With dynamic binarization, the training images are binarized as with ``fixed``, like the
-        validation and test images.
+        With dynamic binarization, training images are binarized as with ``fixed``, like the others.
         """
+        images = self.images[split][index]
         if self.binarization == "dynamic" and split == "train":
-            return binarize(self.images[split], str(self.name), split)
-        return self.images[split]
+            return binarize(images, str(self.name), split)
+        return images
 
     def condition(self, split: str) -> Condition:
         """The condition of all images of a split: the labels (N,) of a conditional model."""

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from vae_lightning import rng
 from vae_lightning.data.images import ImageData
-from vae_lightning.data.splits import binarize
 from vae_lightning.networks import Condition
 
 BATCH = 100  # images per batch
@@ -42,9 +41,7 @@ def training_images(data: ImageData) -> TrainingImages:
         return TrainingImages(data.evaluation_images("train"), data.labels["train"], condition)
     order = torch.randperm(len(images), generator=rng.generator("cpu", 0, "training_images"))
     index = order[:count].to(images.device)
-    chosen = images[index]
-    if data.binarization == "dynamic":
-        chosen = binarize(chosen, str(data.name), "train")
+    chosen = data.evaluation_images("train", index)
     return TrainingImages(chosen, data.labels["train"][index], condition.take(index))
 
 

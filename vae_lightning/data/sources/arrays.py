@@ -94,7 +94,7 @@ class ArrayImages:
             names = [f"{name}[{position}]" for position in range(len(values))]
             images = StoredImages(names, kind.shape(values), partial(read_rows, values, kind), key)
         else:
-            images = kind.images(np.ascontiguousarray(values))
+            images = kind.images(values)
         factors = arrays.get(f"{prefix}factors")
         if factors is not None:
             check_factors(factors, f"{prefix}factors in {where}", len(values))
