@@ -219,7 +219,7 @@ WRONG = {
     "encode run=binary label=10": "label=10: must be an integer from 0 to 9",
     "encode run=binary images=small.npy": "label=null: must be an integer from 0 to 9, because",
     "encode run=run images=small.npy": "images=small.npy: must have shape (N, 1, 28, 28) or",
-    "encode run=run images=none": "images=none: must be an image, an array file (.npz, .npy, .safetensors), or a folder",
+    "encode run=run images=none": "images=none: must be an image, an array file (.npz, .npy,",
     "encode run=run images=text.png": "images=text.png: must be an image",
     "encode run=run output=full.npz": "output=full.npz: must be a file, but a folder is there",
     "sample run=run count=0": "count=0: must be an integer >= 1",
