@@ -67,7 +67,7 @@ class Replay:
         self.search: Search | None = None
         self.works: dict[Path, Work] = {}
 
-    def run(self, task: Task, _: int) -> Ended:
+    def start(self, task: Task, _: Need) -> Ended:
         """Asks the search after each epoch; ends after the last one or with the stop file."""
         work = self.works[task.folder]
         curve = self.curves[nearest(work.job, self.curves)]

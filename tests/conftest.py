@@ -29,6 +29,15 @@ def pytest_configure() -> None:
         torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skips the tests that start clusters, unless they are asked for."""
+    if "cluster" not in config.option.markexpr:
+        reason = pytest.mark.skip(reason="starts a cluster: pytest -m cluster")
+        for item in items:
+            if item.get_closest_marker("cluster"):
+                item.add_marker(reason)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The classifier of image quality is cached in a folder of this session, not in the user's."""

@@ -22,7 +22,7 @@ from vae_lightning.sweeps.domains import Domain
 from vae_lightning.sweeps.driver import Driver
 from vae_lightning.sweeps.grammar import read_words
 from vae_lightning.sweeps.job import Task
-from vae_lightning.sweeps.launchers.slots import Slots
+from vae_lightning.sweeps.launchers.slots import Need, Slots
 from vae_lightning.sweeps.plan import Job, Plan, extended, read_plan, read_typed
 from vae_lightning.sweeps.results import best_of, collect
 from vae_lightning.sweeps.search import Search
@@ -118,7 +118,7 @@ class TestSpace:
             "vae_lightning.config.optional.find_spec",
             lambda name: None if name == "optuna" else find(name),
         )
-        with pytest.raises(ConfigError, match=r'search=tpe: .* pip install "vae_lightning\[search'):
+        with pytest.raises(ConfigError, match=r"search=tpe: .* pip install 'vae_lightning\[search"):
             read_typed(["search=tpe", "seed=1,2"], None)
 
     @pytest.mark.attack("wrong command")
@@ -162,7 +162,7 @@ class MadeUpJobs:
         self.active: list[tuple[Task, FakeRunning]] = []
         self.left = dies_after
 
-    def run(self, task: Task, _: int) -> FakeRunning:
+    def start(self, task: Task, _: Need) -> FakeRunning:
         self.started.append(task.folder.name)
         task.folder.mkdir(exist_ok=True)
         running = FakeRunning()

@@ -279,6 +279,8 @@ class TestSlots:
 class FakeRunning:
     """A job that ends when the test says so."""
 
+    reason = ""
+
     def __init__(self) -> None:
         self.code: int | None = None
         self.asked = self.killed = False
@@ -305,7 +307,7 @@ class FakeLauncher:
         self.running: list[FakeRunning] = []
         self.most = 0
 
-    def run(self, task: Task, _: int) -> FakeRunning:
+    def start(self, task: Task, _: Need) -> FakeRunning:
         self.tasks.append(task)
         self.running.append(FakeRunning())
         return self.running[-1]
@@ -340,13 +342,13 @@ class TestDriver:
     ) -> None:
         launcher = FakeLauncher([1, 0, -9])
         work = driver(tmp_path, launcher, 3)
-        original = launcher.run
+        original = launcher.start
 
-        def run(task: Task, processes: int) -> FakeRunning:
+        def start(task: Task, need: Need) -> FakeRunning:
             task.log.write_text("epoch 1\nerror: no\n")
-            return original(task, processes)
+            return original(task, need)
 
-        launcher.run = run
+        launcher.start = start
         work.run(StopSignals())
         shown = capsys.readouterr().out
         assert "seed=0: failed: no\n  epoch 1\n" in shown

@@ -8,6 +8,7 @@ from vae_lightning.checks.errors import ConfigError
 from vae_lightning.checks.ranges import AnyOf, Boolean, Choice, Option
 from vae_lightning.cli.command import OPTIONAL_FOLDER, command
 from vae_lightning.config.general_options import SEARCH_OPTIONS, SWEEP_OPTIONS
+from vae_lightning.config.launcher_options import merged_options
 from vae_lightning.sweeps.plan import read_plan
 from vae_lightning.sweeps.results import collect
 from vae_lightning.sweeps.start import resume_sweep
@@ -25,7 +26,8 @@ OPTIONS = {
         "with resume: the database of the search, if it was started with one",
         SEARCH_OPTIONS["search.storage"].range,
     ),
-    **{key: option for key, option in SWEEP_OPTIONS.items() if key != "search.kind"},
+    **merged_options(),
+    "sweep.on_error": SWEEP_OPTIONS["sweep.on_error"],
 }
 
 

@@ -212,6 +212,34 @@ class Text(Range):
 
 
 @dataclass(frozen=True)
+class Word(Text):
+    """A text without spaces and without characters that a shell would obey."""
+
+    def contains(self, value: object) -> bool:
+        """Whether the value is such a text."""
+        return super().contains(value) and re.fullmatch(r"[\w@%+:,./=-]+", str(value)) is not None
+
+
+@dataclass(frozen=True)
+class Words(Range):
+    """A mapping, possibly empty, of names to words or integers."""
+
+    what: str
+
+    def contains(self, value: object) -> bool:
+        """Whether the value is such a mapping."""
+        if not isinstance(value, dict):
+            return False
+        words = [*value, *(str(word) for word in value.values())]
+        return all(map(Word("").contains, words))
+
+    @property
+    def allowed(self) -> str:
+        """What the mapping stands for."""
+        return self.what
+
+
+@dataclass(frozen=True)
 class Duration(Range):
     """A time in days, hours, minutes and seconds."""
 

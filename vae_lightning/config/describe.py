@@ -21,6 +21,7 @@ from vae_lightning.config.callback_table import REFUSED, WORKING
 from vae_lightning.config.compose import CONF, TRAINING_GROUPS, choices, compose
 from vae_lightning.config.general_options import GENERAL_OPTIONS, SEARCH_OPTIONS, SWEEP_OPTIONS
 from vae_lightning.config.instantiate import options_of
+from vae_lightning.config.launcher_options import KINDS, launcher_options
 from vae_lightning.config.options import DATA_CLASS, class_options
 from vae_lightning.config.trainer_options import REFUSED_TRAINER_KEYS, TRAINER_OPTIONS
 from vae_lightning.storage.files import write_text
@@ -113,6 +114,11 @@ def options_page() -> str:
     lines += [row(key, written_value(cfg, key), option) for key, option in GENERAL_OPTIONS.items()]
     lines += ["", "## Sweeps", "", *header()]
     lines += [row(key, written_value(cfg, key), option) for key, option in SWEEP_OPTIONS.items()]
+    for kind in KINDS:
+        lines += ["", f"## Sweeps with launcher={kind}", "", *header()]
+        cfg = compose("config", [f"launcher={kind}"])
+        described = launcher_options(kind).items()
+        lines += [row(key, written_value(cfg, key), option) for key, option in described]
     lines += ["", "## Searches", "", *header()]
     cfg = compose("config", ["search=tpe"])
     lines += [row(key, written_value(cfg, key), option) for key, option in SEARCH_OPTIONS.items()]

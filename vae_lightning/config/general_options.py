@@ -111,14 +111,8 @@ GENERAL_OPTIONS: dict[str, Option] = {
     "trust": Option("whether a stored configuration may name classes of other packages", Boolean()),
 }
 SEARCHES = ("random", "tpe", "gp", "qmc")  # the choices of the group search other than grid
-# options of how the jobs of a sweep are run; a run has none of them
+# options of how the jobs of a sweep are chosen; launcher_options has those of how they are run
 SWEEP_OPTIONS: dict[str, Option] = {
-    "launcher.kind": Option("where jobs run", Choice(("local",))),
-    "launcher.slots": Option(
-        "jobs at a time; auto: as many as the free cores or the GPUs allow",
-        AnyOf((Choice(("auto",)), Integer(1))),
-    ),
-    "launcher.per_device": Option("jobs of one process that share a GPU", Integer(1)),
     "search.kind": Option("how the points are chosen", Choice(("grid", *SEARCHES))),
     "sweep.on_error": Option(
         "after a failed job, continue with the others or stop them", Choice(("continue", "stop"))

@@ -21,8 +21,8 @@ def require_packages(option: str, packages: tuple[str, ...]) -> None:
         raise ConfigError(f"{option}: requires packages that are not installed: {command}")
 
 
-def require_search(option: str) -> None:
-    """Raises ConfigError, with the pip command to run, if Optuna is not installed."""
-    if find_spec("optuna") is None:
-        command = 'pip install "vae_lightning[search]"'
+def require_extra(option: str, extra: str, package: str) -> None:
+    """Raises ConfigError, with the pip command to run, if the package of an extra is missing."""
+    if find_spec(package) is None:
+        command = f"pip install 'vae_lightning[{extra}]'"
         raise ConfigError(f"{option}: requires an extra that is not installed: {command}")

@@ -24,6 +24,7 @@ from vae_lightning.config.general_options import (
     SWEEP_OPTIONS,
     SWEEP_SECTIONS,
 )
+from vae_lightning.config.launcher_options import KIND, launcher_options
 from vae_lightning.config.option_table import CLASS_OPTIONS
 from vae_lightning.config.optional import require_packages
 from vae_lightning.config.trainer_options import check_trainer_key, check_trainer_together
@@ -73,7 +74,8 @@ def data_keys() -> frozenset[str]:
 
 def check_sweep_options(cfg: DictConfig) -> None:
     """Raises ConfigError for a wrong option of how the jobs of a sweep are chosen and run."""
-    described = SWEEP_OPTIONS | SEARCH_OPTIONS
+    check_value("launcher.kind", selected(cfg, "launcher.kind"), KIND)
+    described = launcher_options(cfg.launcher.kind) | SWEEP_OPTIONS | SEARCH_OPTIONS
     for section in SWEEP_SECTIONS:
         given = cfg.get(section)
         keys = [f"{section}.{key}" for key in given or ()]

@@ -9,11 +9,11 @@ import signal
 from pathlib import Path
 from typing import NamedTuple
 
-from vae_lightning.checks.errors import one_line
+from vae_lightning.checks.errors import counted, one_line
 from vae_lightning.storage.run_folder import write_failure
 from vae_lightning.sweeps.display import Display, Entry
-from vae_lightning.sweeps.launchers.local import LocalLauncher, Running
-from vae_lightning.sweeps.launchers.slots import Seat, Slots
+from vae_lightning.sweeps.launchers.launcher import Launcher, Room, Running
+from vae_lightning.sweeps.launchers.slots import Seat
 from vae_lightning.sweeps.work import Jobs, Work, state_of
 from vae_lightning.training.signals import StopSignals
 
@@ -34,8 +34,8 @@ class Driver:
 
     Args:
         jobs: says which jobs are to be run.
-        slots: what they claim.
-        launcher: starts their processes.
+        room: what they claim.
+        launcher: starts them.
         display: shows what happens.
         stops_on_error: after a failed job, stop the others.
     """
@@ -43,22 +43,28 @@ class Driver:
     def __init__(
         self,
         jobs: Jobs,
-        slots: Slots,
-        launcher: LocalLauncher,
+        room: Room,
+        launcher: Launcher,
         display: Display,
         stops_on_error: bool,
     ) -> None:
         self.jobs, self.active = jobs, list[Active]()
         self.waiting: Work | None = None  # the next job, for which there was no room
-        self.slots, self.launcher, self.display = slots, launcher, display
+        self.room, self.launcher, self.display = room, launcher, display
         self.stops_on_error = stops_on_error
         self.is_stopping = False
 
     def run(self, stop: StopSignals) -> None:
-        """Runs all jobs; after a signal, asks the running ones to save and waits for them."""
+        """Runs all jobs; after a signal, asks the running ones to save and waits for them.
+
+        If the launcher keeps them, it leaves them running instead.
+        """
         with stop.deferred(self.kill_all):
             while True:
                 if stop.received is not None and not self.is_stopping:
+                    if self.launcher.keeps(stop.received):
+                        self.display.say(f"{counted(len(self.active), 'job')} left running")
+                        break
                     self.ask_to_stop()
                 if not self.is_stopping:
                     self.start_waiting()
@@ -73,19 +79,23 @@ class Driver:
 
     def start_waiting(self) -> None:
         """Starts the next jobs for which there is room."""
-        while not self.slots.is_full:
+        while not self.room.is_full:
             work = self.waiting or self.jobs.next()
             if work is None:
                 break
-            seat = self.slots.take(work.need)
+            seat = self.room.take(work.need)
             if seat is None:
                 self.waiting = work
                 break
-            self.waiting = None
             variables = {"CUDA_VISIBLE_DEVICES": ",".join(seat.devices)} if seat.devices else {}
             task = work.task._replace(threads=seat.threads, variables=variables)
             size = task.log.stat().st_size if task.log.is_file() else 0
-            running = self.launcher.run(task, work.need.processes)
+            running = self.launcher.start(task, work.need)
+            if running is None:
+                self.room.give_back(seat)
+                self.waiting = work
+                break
+            self.waiting = None
             self.active.append(Active(work, running, seat, size))
             self.display.started(entry_of(work))
 
@@ -93,7 +103,7 @@ class Driver:
         """Records how a job has ended, and frees what it held."""
         self.active.remove(active)
         active.running.close()
-        self.slots.give_back(active.seat)
+        self.room.give_back(active.seat)
         job, task = active.work.job, active.work.task
         reason = ""
         if code == 0:
@@ -101,7 +111,8 @@ class Driver:
         elif code in (130, 143):
             state = "interrupted"
         else:
-            state, reason = "failed", reason_of(task.log, active.log_start, code)
+            reason = active.running.reason or reason_of(task.log, active.log_start, code)
+            state = "failed"
             with contextlib.suppress(OSError):  # of a full disk: the table has the old state then
                 write_failure(task.folder, reason)
             if self.stops_on_error:

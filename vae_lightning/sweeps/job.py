@@ -11,6 +11,7 @@ import pickle
 import signal
 import sys
 import threading
+from contextlib import nullcontext
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +26,7 @@ from vae_lightning.config.environment import is_started_process
 from vae_lightning.config.fallback import use_fallback
 from vae_lightning.runs import start
 from vae_lightning.runs.stored import CONFIG
-from vae_lightning.storage.run_folder import new_folder, read_status
+from vae_lightning.storage.run_folder import LAST, new_folder, read_status
 from vae_lightning.sweeps.page import write_page
 from vae_lightning.sweeps.plots import save_plot
 from vae_lightning.sweeps.results import collect, settings
@@ -82,12 +83,16 @@ def obey(connection: Connection, stop: StopSignals) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def train(task: Task, stop: StopSignals) -> None:
-    """Starts, continues or, if it is finished or pruned already, leaves the run of a task."""
+def train(task: Task, stop: StopSignals, is_further: bool = False) -> None:
+    """Starts, continues or, if it is finished or pruned already, leaves the run of a task.
+
+    ``is_further`` is true in all processes of a run of several machines but the first. That one may
+    have written the configuration already; no process gets to a checkpoint without the others.
+    """
     if read_status(task.folder).get("state") == "pruned":  # by an earlier driver, a moment ago
         return
     cfg: DictConfig = pickle.loads(task.cfg)
-    if (task.folder / CONFIG).is_file():
+    if (task.folder / (LAST if is_further else CONFIG)).is_file():
         start.resume(task.folder, ["trust=true"] if cfg.trust else [], stop)
         return
     if task.replaced:
@@ -96,7 +101,8 @@ def train(task: Task, stop: StopSignals) -> None:
     if cfg.trainer.threads == "auto":
         cfg.trainer.threads = task.threads
     options.settle(cfg)
-    start.run(cfg, new_folder(task.folder, exclusive=False), stop, task.overrides)
+    folder = nullcontext(task.folder) if is_further else new_folder(task.folder, exclusive=False)
+    start.run(cfg, folder, stop, task.overrides)
 
 
 def prepare(connection: Connection) -> None:

@@ -11,11 +11,12 @@ from omegaconf import DictConfig, OmegaConf
 from vae_lightning.checks.errors import ConfigError, show
 from vae_lightning.config import options
 from vae_lightning.config.compose import choices, compose, leaves, search_path
+from vae_lightning.config.launcher_options import check_words, chosen_kind
 from vae_lightning.runs.from_config import check_typed
 from vae_lightning.runs.start import check_initial
 from vae_lightning.runs.untrusted import check_plain, check_size, own_mirrors
 from vae_lightning.storage.files import write_text
-from vae_lightning.storage.run_folder import of_run
+from vae_lightning.storage.run_folder import of_run, to_dict
 from vae_lightning.sweeps.domains import Domain, check_for_grid
 from vae_lightning.sweeps.grammar import Words, product, read_words
 from vae_lightning.sweeps.names import job_name
@@ -49,6 +50,7 @@ class Plan(NamedTuple):
     base: dict[str, object]  # the configuration of the first job, flat: dotted key -> value
     config_dir: str | None
     replaced: dict[str, str]  # data set -> the one that is used because its files were not found
+    launcher: dict[str, object]  # the options of the launcher, as last used
     search: SearchPlan | None = None  # None: a grid
 
     @property
@@ -112,7 +114,11 @@ def read_plan(folder: Path, key: str) -> Plan:
             *plan.fixed,
             *(word for grid in plan.grids for each in grid.values() for word in each),
         ]
-        is_valid = (plan.grids or plan.search) and all(isinstance(word, str) for word in words)
+        is_valid = (
+            (plan.grids or plan.search)
+            and isinstance(plan.launcher, dict)
+            and all(isinstance(word, str) for word in words)
+        )
     except (ConfigError, yaml.YAMLError, TypeError, AttributeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{key}={folder}: {SWEEP} is damaged ({error})") from error
     if not is_valid:
@@ -134,6 +140,7 @@ def read_typed(typed: Sequence[str], config_dir: str | None) -> tuple[Plan, Word
     A configuration file may sweep too, by ``hydra.sweeper.params``; the command line wins.
     """
     words = read_words(typed, config_dir)
+    check_words(words.driver, chosen_kind(words.driver))
     cfg = first_configuration(words, config_dir)
     params = cfg.hydra.sweeper.get("params") or {}
     if params:
@@ -141,8 +148,9 @@ def read_typed(typed: Sequence[str], config_dir: str | None) -> tuple[Plan, Word
         words = read_words([*from_file, *typed], config_dir)
         cfg = first_configuration(words, config_dir)
     options.check_sweep_options(cfg)
+    launcher = to_dict(cfg.launcher)
     folder = str(Path(config_dir).resolve()) if config_dir else None
-    plan = Plan(words.fixed, [], flat_base(cfg), folder, {})
+    plan = Plan(words.fixed, [], flat_base(cfg), folder, {}, launcher)
     if cfg.search.kind == "grid":
         check_for_grid(list(words.domains.values()))
         return plan._replace(grids=[words.swept]), words, cfg
@@ -212,9 +220,10 @@ def extended(stored: Plan, typed: Plan, folder: Path) -> Plan:
         )
     if typed.search:
         assert stored.search
-        return stored._replace(search=typed.search._replace(study=stored.search.study))
+        stored = stored._replace(search=typed.search._replace(study=stored.search.study))
+    stored = stored._replace(launcher=typed.launcher)
     have = {job.name for job in stored.jobs}
-    if all(job.name in have for job in typed.jobs):
+    if typed.search or all(job.name in have for job in typed.jobs):
         return stored
     return stored._replace(grids=[*stored.grids, *typed.grids])
 
@@ -233,9 +242,9 @@ def configuration(job: Job, plan: Plan, trust: bool = True) -> DictConfig:
             raise ConfigError("must not be a sweep itself (hydra.mode=MULTIRUN)")
         if cfg.resume is not None:
             raise ConfigError("must not continue a run (resume)")
-        if cfg.accelerator.num_nodes > 1:
+        if cfg.accelerator.num_nodes > 1 and plan.launcher["kind"] != "slurm":
             raise ConfigError(
-                "accelerator=multi_node: must not be part of a sweep;"
+                "accelerator=multi_node: must not be part of a sweep without launcher=slurm;"
                 " start each run by torchrun or srun"
             )
         check_typed(cfg, job.overrides)

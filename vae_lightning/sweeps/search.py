@@ -88,7 +88,8 @@ class Search(Jobs):
                 else:
                     done.add(job.name)
             jobs.setdefault(job.name, job)
-        return [job for name, job in jobs.items() if name in self.open or name not in done]
+        left = [job for name, job in jobs.items() if name in self.open or name not in done]
+        return sorted(left, key=lambda job: job.name not in self.open)  # those that may still run
 
     def job(self, params: dict[str, float | str]) -> Job:
         """The job of a point; it is added to sweep.yaml if it is new."""

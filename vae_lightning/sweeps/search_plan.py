@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from vae_lightning.checks.errors import ConfigError, show
 from vae_lightning.config.general_options import SEARCH_OPTIONS, SEARCHES
-from vae_lightning.config.optional import require_search
+from vae_lightning.config.optional import require_extra
 from vae_lightning.config.options import selected
 from vae_lightning.sweeps.domains import check_for_search
 from vae_lightning.sweeps.grammar import Words, read_words
@@ -65,7 +65,7 @@ def show_field(search: SearchPlan | None, field: str) -> str:
 def plan_search(cfg: DictConfig, words: Words) -> SearchPlan:
     """The search that a checked configuration asks for; raises ConfigError if it cannot run."""
     kind = str(cfg.search.kind)
-    require_search(f"search={kind}")
+    require_extra(f"search={kind}", "search", "optuna")
     if not words.domains:
         raise ConfigError(f"search={kind}: requires keys to search, for example {EXAMPLE}")
     check_for_search(list(words.domains.values()))

@@ -11,15 +11,18 @@ from typing import NamedTuple
 from omegaconf import DictConfig
 
 from vae_lightning.checks.errors import ConfigError, Interrupted, counted
-from vae_lightning.config.optional import require_search
+from vae_lightning.config.optional import require_extra
 from vae_lightning.runs.untrusted import check_links
 from vae_lightning.storage.files import TEMPORARY
 from vae_lightning.storage.lock import claim
-from vae_lightning.storage.run_folder import new_folder
+from vae_lightning.storage.run_folder import new_folder, to_dict
 from vae_lightning.sweeps.display import Display, make_display
 from vae_lightning.sweeps.driver import Driver, entry_of
+from vae_lightning.sweeps.launchers.choose import choose, continued
+from vae_lightning.sweeps.launchers.cluster import Files
+from vae_lightning.sweeps.launchers.launcher import Launcher, Room, Site
 from vae_lightning.sweeps.launchers.local import LocalLauncher
-from vae_lightning.sweeps.launchers.slots import Slots, visible_devices
+from vae_lightning.sweeps.launchers.slots import Need
 from vae_lightning.sweeps.plan import (
     KEY,
     SWEEP,
@@ -81,8 +84,10 @@ def resume_sweep(cfg: DictConfig) -> bool:
         if plan.search is None:
             raise ConfigError(f"search.trials={cfg.search.trials}: requires a search, not a grid")
         plan = plan._replace(search=plan.search._replace(trials=cfg.search.trials))
+    cfg.launcher = continued(cfg.launcher, plan.launcher, cfg.trust, f"resume={folder}")
+    plan = plan._replace(launcher=to_dict(cfg.launcher))
     if plan.search:
-        require_search(f"search={plan.search.kind}")
+        require_extra(f"search={plan.search.kind}", "search", "optuna")
     with preloading() as launcher:
         return run_plan(plan, Request(cfg, folder, True, False, cfg.trust, load), launcher)
 
@@ -117,6 +122,9 @@ def run_plan(plan: Plan, request: Request, launcher: LocalLauncher) -> bool:
         checked = plan.probes() if plan.search else left
         cfgs = {job: configuration(job, plan, request.trust) for job in checked}
         storage = connect(request.cfg.search.storage, plan.search) if plan.search else None
+        site = choose(request.cfg.launcher, request.trust, launcher, cores, stack)
+        needs = [site.need_of(cfg) for cfg in cfgs.values()]
+        site.check(needs)
         stop = stack.enter_context(StopSignals())
         if not request.continues:
             folder = stack.enter_context(new_folder(folder, request.renames, KEY))
@@ -125,10 +133,13 @@ def run_plan(plan: Plan, request: Request, launcher: LocalLauncher) -> bool:
             stack.enter_context(claim(folder, KEY))
         folder = folder.resolve()
         plan.write(folder)
-        devices = visible_devices()
-        works = [make_work(job, cfg, plan, folder, devices) for job, cfg in cfgs.items()]
-        slots = make_slots(plan, works, request.cfg, cores, devices)
-        print(first_line(plan, len(left), slots, folder))
+        works = [
+            make_work(job, cfg, plan, folder, need)
+            for (job, cfg), need in zip(cfgs.items(), needs, strict=True)
+        ]
+        works.sort(key=lambda work: not Files(work.task.lock).id.is_file())  # those on a cluster
+        room = make_room(plan, needs, site)
+        print(first_line(plan, len(left), room, folder))
 
         def make_jobs(display: Display) -> Jobs:
             if plan.search is None:
@@ -136,31 +147,31 @@ def run_plan(plan: Plan, request: Request, launcher: LocalLauncher) -> bool:
 
             def make(job: Job, plan: Plan) -> Work:
                 cfg = configuration(job, plan, request.trust)
-                return make_work(job, cfg, plan, folder, devices)
+                return make_work(job, cfg, plan, folder, site.need_of(cfg))
 
             epochs = max(work.epochs for work in works)
             return Search(plan, folder, storage, make, display, epochs)
 
         entries = [] if plan.search else [entry_of(work) for work in works]
         display = make_display(entries)
-        run_jobs(make_jobs, slots, display, request.cfg, folder, launcher, stop)
+        run_jobs(make_jobs, room, display, request.cfg, folder, site.launcher, stop)
         return report(folder, launcher)
 
 
 def run_jobs(
     make_jobs: Callable[[Display], Jobs],
-    slots: Slots,
+    room: Room,
     display: Display,
     cfg: DictConfig,
     place: Path,
-    launcher: LocalLauncher,
+    launcher: Launcher,
     stop: StopSignals,
 ) -> None:
     """Runs the jobs, and writes the tables even after a signal."""
     try:
         with display:
             jobs = make_jobs(display)
-            Driver(jobs, slots, launcher, display, cfg.sweep.on_error == "stop").run(stop)
+            Driver(jobs, room, launcher, display, cfg.sweep.on_error == "stop").run(stop)
     except Interrupted:
         command = f"python -m vae_lightning.sweep resume={shlex.quote(str(place))}"
         print(f"interrupted. To continue: {command}", file=sys.stderr)
@@ -212,26 +223,22 @@ def find_data(plan: Plan, jobs: dict[Job, DictConfig], launcher: LocalLauncher) 
     return plan._replace(replaced=replaced)
 
 
-def make_slots(
-    plan: Plan, works: Sequence[Work], cfg: DictConfig, cores: int, devices: Sequence[str]
-) -> Slots:
-    """The slots of this machine for these jobs."""
-    number = None if cfg.launcher.slots == "auto" else cfg.launcher.slots
-    needs = [work.need for work in works]
+def make_room(plan: Plan, needs: Sequence[Need], site: Site) -> Room:
+    """The room for these jobs; a search may draw the largest one as often as it likes."""
     if plan.search:
         needs = [max(needs, key=lambda need: need.cores)] * plan.search.trials
-    return Slots(needs, cores, devices, number, cfg.launcher.per_device)
+    return site.make_room(needs)
 
 
-def first_line(plan: Plan, left: int, slots: Slots, place: Path) -> str:
+def first_line(plan: Plan, left: int, room: Room, place: Path) -> str:
     """What is about to be run, and on which data."""
     done = len(plan.jobs) - left
     if plan.search:
         points = f"{plan.search.kind} search of {counted(plan.search.trials, 'point')}"
         before = [f"{len(plan.jobs)} drawn before"] if plan.jobs else []
-        parts = [points, *before, f"{slots.number} at a time"]
+        parts = [points, *before, f"{room.number} at a time"]
     else:
-        parts = [counted(left, "job"), f"{slots.number} at a time"]
+        parts = [counted(left, "job"), f"{room.number} at a time"]
         if done:
             parts.insert(1, f"{done} finished before")
     data = [

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.storage.run_folder import read_status
 from vae_lightning.sweeps.job import Task
-from vae_lightning.sweeps.launchers.slots import Need, need_of
+from vae_lightning.sweeps.launchers.slots import Need
 from vae_lightning.sweeps.plan import Job, Plan
 
 LOCKS, LOGS = ".locks", "logs"  # folders in a sweep folder
@@ -43,10 +43,9 @@ class Jobs:
         """Called when a job has ended."""
 
 
-def make_work(job: Job, cfg: DictConfig, plan: Plan, place: Path, devices: Sequence[str]) -> Work:
-    """What a job takes, and where its files are in the sweep folder ``place``."""
-    (place / LOCKS).mkdir(exist_ok=True)
-    task = Task(
+def make_task(job: Job, cfg: DictConfig, plan: Plan, place: Path) -> Task:
+    """What a job needs to know; ``place`` is the sweep folder."""
+    return Task(
         place / job.name,
         job.overrides,
         pickle.dumps(cfg),
@@ -54,7 +53,12 @@ def make_work(job: Job, cfg: DictConfig, plan: Plan, place: Path, devices: Seque
         place / LOCKS / job.name,
         plan.replaced.get(cfg.data.name, cfg.data.name) != cfg.data.name,
     )
-    return Work(job, task, need_of(cfg, devices), cfg.trainer.max_epochs)
+
+
+def make_work(job: Job, cfg: DictConfig, plan: Plan, place: Path, need: Need) -> Work:
+    """What it takes to run a job, whose files are in the sweep folder ``place``."""
+    (place / LOCKS).mkdir(exist_ok=True)
+    return Work(job, make_task(job, cfg, plan, place), need, cfg.trainer.max_epochs)
 
 
 def state_of(job: Path) -> str:

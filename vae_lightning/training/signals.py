@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -19,10 +20,14 @@ STOP_SIGNALS = tuple(
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
     if hasattr(signal, name)
 )
+# SLURM sends SIGTERM twice within milliseconds when it preempts a job
+TOGETHER_S = 1.0
 
 
 class StopSignals:
     """Within the context, the first signal asks the run to stop and the second one kills it.
+
+    Other signals than Ctrl-C that arrive within a second count as one.
 
     The first signal raises Interrupted at once, except within ``deferred``: there it takes effect
     at the next ``check``, so that training stops only where it can continue with the same numbers.
@@ -33,6 +38,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self.received_at = 0.0
         self.is_deferred = False
         self.handlers: dict[int, Any] = {}
         self.before_kill: Callable[[], None] | None = None
@@ -59,10 +65,12 @@ class StopSignals:
     def receive(self, number: int, frame: FrameType | None) -> None:
         """Handles a signal."""
         if self.received is not None:
+            if number != signal.SIGINT and time.monotonic() < self.received_at + TOGETHER_S:
+                return
             if self.before_kill:
                 self.before_kill()
             os._exit(Interrupted(number).exit_code)
-        self.received = number
+        self.received, self.received_at = number, time.monotonic()
         if self.is_deferred:
             log.info("stopping after this step; press Ctrl-C again to stop now")
         else:

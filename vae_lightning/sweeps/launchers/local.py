@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from vae_lightning.sweeps import job
+from vae_lightning.sweeps.launchers.slots import Need
 from vae_lightning.sweeps.plots import PLOTS
 
 # Windows cannot fork: there, every job imports everything itself
@@ -27,6 +29,8 @@ PRELOADED = "vae_lightning.sweeps.preload"
 
 class Running:
     """A job that was started."""
+
+    reason = ""
 
     def __init__(self, process: "BaseProcess | Command", connection: Connection) -> None:
         self.process, self.connection = process, connection
@@ -105,10 +109,10 @@ class LocalLauncher:
         if FORKS:
             forkserver.ensure_running()
 
-    def run(self, task: job.Task, processes: int) -> Running:
+    def start(self, task: job.Task, need: Need) -> Running:
         """Starts a job."""
         ours, theirs = pipe()
-        if processes > 1:
+        if need.processes > 1:
             process: BaseProcess | Command = Command(theirs)
         else:
             process = self.context.Process(target=job.serve, args=(theirs,))
@@ -141,6 +145,10 @@ class LocalLauncher:
             process.join()
 
     @staticmethod
-    def wait(running: list[Running], seconds: float) -> None:
+    def wait(running: Sequence[Running], seconds: float) -> None:
         """Waits until one of the jobs ends, which closes its pipe, at most so many seconds."""
         wait([each.connection for each in running], seconds)
+
+    def keeps(self, number: int) -> bool:
+        """No job outlives the driver."""
+        return False

@@ -18,6 +18,7 @@ class Need(NamedTuple):
     processes: int
     threads: int | None  # of each process; None: as many as its slot has
     gpu: bool
+    nodes: int = 1  # machines, each with so many processes
 
     @property
     def cores(self) -> int:

@@ -1,0 +1,190 @@
+"""Sweeps on real clusters: ``pytest -m cluster``. A SLURM, a Ray and a PostgreSQL of this machine.
+
+``test_launchers.py`` has the tests that need none of them.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from helpers import rows
+from services import free_port, running_postgres, running_slurm, wait_for
+from vae_lightning.sweeps.plan import read_plan
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+EPOCHS = 40
+SMALL = ["data=digits", "model.hidden_dims=[8]", "callbacks=none", f"trainer.max_epochs={EPOCHS}"]
+GRID = ["seed=1,2,3", "model.latent_dim=2,4"]
+Variables = Mapping[str, str]
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Variables]:
+    pytest.importorskip("submitit", reason="requires submitit")
+    with running_slurm(tmp_path_factory.mktemp("slurm")) as variables:
+        yield variables
+
+
+@pytest.fixture(scope="session")
+def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Variables]]:
+    """The address of a Ray cluster, and the variables with which commands may talk to it."""
+    pytest.importorskip("ray", reason="requires ray")
+    variables = os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    program, port = Path(sys.executable).with_name("ray"), free_port()
+    place = tmp_path_factory.mktemp("ray")
+    start = ["start", "--head", f"--port={port}", "--num-cpus=3", "--include-dashboard=false"]
+    command = [str(program), *start, f"--temp-dir={place}", "--block"]
+    with (
+        (place / "log").open("w") as log,
+        subprocess.Popen(command, env=variables, stdout=log, stderr=log) as process,
+    ):
+        wait_for(lambda: "Ray runtime started" in (place / "log").read_text(), 90, "Ray")
+        yield f"127.0.0.1:{port}", variables
+        process.terminate()
+
+
+@pytest.fixture(scope="session")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sweep on this machine, with which the others are compared."""
+    place = tmp_path_factory.mktemp("local")
+    finish(sweep(place, os.environ))
+    return place / "sweep"
+
+
+def sweep(place: Path, variables: Variables, *words: str) -> list[object]:
+    """Starts the sweep; its process and place."""
+    command = ["train", "-m", *SMALL, *GRID, "trainer.threads=1", "hydra.sweep.dir=sweep", *words]
+    return started(place, variables, *command)
+
+
+def started(place: Path, variables: Variables, *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", f"vae_lightning.{words[0]}", *words[1:]]
+    return subprocess.Popen(
+        command,
+        cwd=place,
+        env=variables,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    shown, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, shown
+    return shown
+
+
+def ask(variables: Variables, *command: str) -> str:
+    done = subprocess.run(command, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def epochs(place: Path) -> int:
+    return sum(len(rows(path)) for path in place.glob("sweep/*/metrics.csv"))
+
+
+def logs(place: Path) -> list[str]:
+    return [path.read_text() for path in sorted((place / "sweep" / "logs").iterdir())]
+
+
+def assert_same_tables(one: Path, other: Path) -> None:
+    for name in ("sweep.csv", "summary.csv", "table.md"):
+        assert (one / name).read_text() == (other / name).read_text()
+
+
+def assert_every_epoch_once(place: Path) -> None:
+    """No job was lost, and no epoch was trained twice."""
+    for log in logs(place):
+        assert re.findall(r"epoch +(\d+)/", log) == [str(n) for n in range(1, EPOCHS + 1)]
+
+
+SLURM = ["launcher=slurm", "launcher.time=10", "launcher.save_s=5", "launcher.slots=6"]
+
+
+class TestSlurm:
+    def test_a_requeued_job_continues_and_the_tables_are_those_of_a_local_sweep(
+        self, slurm: Variables, local: Path, tmp_path: Path
+    ) -> None:
+        process = sweep(tmp_path, slurm, *SLURM)
+        wait_for(lambda: epochs(tmp_path) > 10, 120, "no job trains")
+        running = max(
+            (tmp_path / "sweep" / ".locks").glob("*.id"),
+            key=lambda path: len(rows(table_of(path)) if table_of(path).is_file() else []),
+        )
+        number = running.read_text().strip()
+        ask(slurm, "scontrol", "requeue", number)
+        wait_for(lambda: "PENDING" in state(slurm, number), 60, "not queued again")
+        ask(slurm, "scontrol", "update", f"jobid={number}", "StartTime=now")  # SLURM waits 2 min
+        shown = finish(process)
+        assert shown.count(": finished, -ELBO") == 6
+        assert_same_tables(tmp_path / "sweep", local)
+        assert sum("resume: continues after" in log for log in logs(tmp_path)) == 1
+        assert_every_epoch_once(tmp_path)
+
+    def test_a_killed_driver_loses_no_job_and_runs_none_twice(
+        self, slurm: Variables, local: Path, tmp_path: Path
+    ) -> None:
+        process = sweep(tmp_path, slurm, *SLURM)
+        wait_for(lambda: epochs(tmp_path) > 10, 120, "no job trains")
+        process.kill()
+        process.wait()
+        before = {path.name: path.read_text() for path in locks(tmp_path, "id")}
+        assert len(before) == 6
+        shown = finish(started(tmp_path, slurm, "sweep", "resume=sweep"))
+        assert shown.count(": finished, -ELBO") == 6 - already_finished(shown)
+        assert_same_tables(tmp_path / "sweep", local)
+        assert_every_epoch_once(tmp_path)
+        scripts = list((tmp_path / "sweep" / ".slurm").glob("*_submission.sh"))
+        assert len(scripts) == 6  # nothing was submitted twice
+
+    def test_preempted_jobs_continue(self, slurm: Variables, local: Path, tmp_path: Path) -> None:
+        process = sweep(tmp_path, slurm, *SLURM)
+        wait_for(lambda: epochs(tmp_path) > 10, 120, "no job trains")
+        ask(
+            slurm,
+            "sbatch",
+            "-p",
+            "urgent",
+            "-N2",
+            "--exclusive",
+            "-o/dev/null",
+            "--wrap",
+            "sleep 1",
+        )
+        wait_for(lambda: "BeginTime" in ask(slurm, "squeue", "-h", "-o%r"), 60, "not preempted")
+        time.sleep(3)
+        for line in ask(slurm, "squeue", "-h", "-o%i %r").splitlines():
+            if "BeginTime" in line:
+                ask(slurm, "scontrol", "update", f"jobid={line.split()[0]}", "StartTime=now")
+        finish(process)
+        assert any("resume: continues after" in log for log in logs(tmp_path))
+        assert_same_tables(tmp_path / "sweep", local)
+        assert_every_epoch_once(tmp_path)
+
+
+def table_of(file: Path) -> Path:
+    """metrics.csv of the job to which a file in .locks belongs."""
+    return file.parent.parent / file.name.removesuffix(".id") / "metrics.csv"
+
+
+def locks(place: Path, kind: str) -> list[Path]:
+    return list((place / "sweep" / ".locks").glob(f"*.{kind}"))
+
+
+def already_finished(shown: str) -> int:
+    found = re.search(r"(\d+) finished before", shown)
+    return int(found.group(1)) if found else 0
+
+
+def state(variables: Variables, number: str) -> str:
+    return ask(variables, "squeue", "-h", "-j", number, "-t", "all", "-o%T")
