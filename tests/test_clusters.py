@@ -3,20 +3,19 @@
 ``test_launchers.py`` has the tests that need none of them.
 """
 
-import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from helpers import rows
-from services import free_port, running_postgres, running_slurm, wait_for
-from vae_lightning.sweeps.plan import read_plan
+from services import free_port, running_slurm, wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -188,3 +187,48 @@ def already_finished(shown: str) -> int:
 
 def state(variables: Variables, number: str) -> str:
     return ask(variables, "squeue", "-h", "-j", number, "-t", "all", "-o%T")
+
+
+class TestRay:
+    def test_the_tables_are_those_of_a_local_sweep(
+        self, ray_address: tuple[str, Variables], local: Path, tmp_path: Path
+    ) -> None:
+        address, variables = ray_address
+        words = ["launcher=ray", f"launcher.address={address}"]
+        shown = finish(sweep(tmp_path, variables, *words))
+        assert "6 jobs, 3 at a time" in shown
+        assert_same_tables(tmp_path / "sweep", local)
+        assert_every_epoch_once(tmp_path)
+
+    def test_a_killed_driver_loses_no_job_and_runs_none_twice(
+        self, ray_address: tuple[str, Variables], local: Path, tmp_path: Path
+    ) -> None:
+        address, variables = ray_address
+        words = ["launcher=ray", f"launcher.address={address}", "launcher.slots=6"]
+        process = sweep(tmp_path, variables, *words)
+        wait_for(lambda: epochs(tmp_path) > 10, 120, "no job trains")
+        process.kill()
+        process.wait()
+        refused = started(tmp_path, variables, "sweep", "resume=sweep")
+        shown, _ = refused.communicate(timeout=100)
+        assert refused.returncode == 2
+        assert "launcher.address=" in shown
+        finish(started(tmp_path, variables, "sweep", "resume=sweep", f"launcher.address={address}"))
+        assert_same_tables(tmp_path / "sweep", local)
+        assert_every_epoch_once(tmp_path)
+        assert not any("resume: continues" in log for log in logs(tmp_path))
+
+    def test_ctrl_c_saves_all_jobs_which_continue_in_a_ray_of_their_own(
+        self, ray_address: tuple[str, Variables], local: Path, tmp_path: Path
+    ) -> None:
+        address, variables = ray_address
+        words = ["launcher=ray", f"launcher.address={address}"]
+        process = sweep(tmp_path, variables, *words)
+        wait_for(lambda: epochs(tmp_path) > 10, 120, "no job trains")
+        process.send_signal(signal.SIGINT)
+        shown, _ = process.communicate(timeout=100)
+        assert process.returncode == 130, shown
+        assert ": interrupted" in shown
+        finish(started(tmp_path, variables, "sweep", "resume=sweep", "launcher.address=local"))
+        assert_same_tables(tmp_path / "sweep", local)
+        assert_every_epoch_once(tmp_path)

@@ -46,15 +46,17 @@ LAUNCHER_OPTIONS: dict[str, dict[str, Option]] = {
             or_null(Word("a size such as 8G", ("K", "M", "G", "T"))),
         ),
         "save_s": Option("seconds before the limit at which a job saves", Integer(1, 65535)),
-        "sbatch": Option("further options of sbatch", Words("names with words, as in {qos: long}")),
+        "sbatch": Option(
+            "further options of sbatch", or_null(Words("names with words, as in {qos: long}"))
+        ),
     },
     "ray": {
         "slots": Option(
             "jobs at a time; auto: as many as the cluster has room for", AUTO_OR_NUMBER
         ),
         "address": Option(
-            "address of a running cluster; null starts Ray on this machine",
-            or_null(Word("an address such as auto or HOST:6379")),
+            "address of a running cluster; null or local starts Ray on this machine",
+            or_null(Word("auto, local or HOST:PORT")),
         ),
         "cpus": CPUS,
         "gpus": Option("GPUs of each process; a fraction is shared", Number(least=0)),

@@ -61,7 +61,7 @@ def continued(typed: DictConfig, stored: Mapping[str, object], trust: bool, key:
         before = {}
     if not trust:
         for name in UNTRUSTED:
-            if before.get(name) and name not in given:
+            if before.get(name) not in (None, "local") and name not in given:
                 raise ConfigError(
                     f"{key}: launcher.{name}={show(before[name])}: must be given again, or set"
                     " trust=true if the sweep is yours"

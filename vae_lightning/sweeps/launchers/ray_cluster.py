@@ -26,6 +26,7 @@ from vae_lightning.sweeps.launchers.launcher import Site
 from vae_lightning.sweeps.launchers.slots import Need
 
 NAMESPACE = "vae_lightning"
+HERE = (None, "local")  # addresses that start Ray on this machine
 # variables that a job has from the driver; it has all others from its machine
 PASSED = ("PYTHONPATH", "OMP_NUM_THREADS", "VAE_LIGHTNING_DATA")
 CONNECTED_S, ENDED_S = 5.0, 2.0  # within which a cluster and a job must answer
@@ -75,7 +76,7 @@ def site(options: DictConfig, trust: bool, stack: ExitStack) -> Site:
 
     def check(needs: Sequence[Need]) -> None:
         for need in needs:
-            if options.address is None and count_fitting(options, need, resources) < 1:
+            if options.address in HERE and count_fitting(options, need, resources) < 1:
                 claim = claim_of(options, need)
                 raise ConfigError(
                     f"launcher=ray: a job needs {claim['num_cpus']} cores and {claim['num_gpus']:g}"
@@ -92,12 +93,12 @@ def connect(address: str | None) -> Mapping[str, float]:
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
     try:
-        if address not in (None, "auto"):
+        if address not in (*HERE, "auto"):
             host, _, port = address.rpartition(":")
             # Ray itself would wait for minutes
             socket.create_connection((host, int(port)), CONNECTED_S).close()
         ray.init(
-            address=address,
+            address=address or "local",
             namespace=NAMESPACE,
             include_dashboard=False,
             log_to_driver=False,
@@ -105,8 +106,8 @@ def connect(address: str | None) -> Mapping[str, float]:
         )
     except (OSError, ValueError, RuntimeError) as error:  # ConnectionError is an OSError
         raise ConfigError(
-            f"launcher.address={address}: must be auto, or HOST:PORT of a Ray cluster that answers"
-            f" ({one_line(error)})"
+            f"launcher.address={address}: must be local, auto, or HOST:PORT of a Ray cluster that"
+            f" answers ({one_line(error)})"
         ) from error
     return ray.cluster_resources()
 

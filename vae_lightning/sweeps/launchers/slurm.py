@@ -166,7 +166,7 @@ class SlurmLauncher:
             stderr_to_stdout=True,
             # SLURM 22.05 and later do not pass the cores of the job on to srun
             srun_args=[f"--cpus-per-task={cpus}", "--kill-on-bad-exit=1"],
-            additional_parameters={"requeue": True, **options.sbatch},
+            additional_parameters={"requeue": True, **(options.sbatch or {})},
             **{key: value for key, value in chosen.items() if value is not None},
         )
         return executor
