@@ -1,4 +1,4 @@
-"""The launchers of clusters, with a pretended SLURM and a pretended Ray; node.py in this process."""
+"""The launchers of clusters with a pretended SLURM and a pretended Ray, and node.py in process."""
 
 import contextlib
 import functools
@@ -98,8 +98,8 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def queue(monkeypatch: pytest.MonkeyPatch) -> Slurm:
     pretended = Slurm()
 
-    def executor(self: object, folder: Path, need: Need, name: str) -> SimpleNamespace:
-        return SimpleNamespace(_submit_command=lambda _: pretended.submit(name))
+    def executor(*given: Any) -> SimpleNamespace:
+        return SimpleNamespace(_submit_command=lambda _: pretended.submit(given[-1]))
 
     monkeypatch.setattr(slurm.SlurmLauncher, "executor", executor)
     monkeypatch.setattr(slurm, "subprocess", SimpleNamespace(run=pretended.run))
@@ -151,6 +151,16 @@ class TestSlurm:
             assert running.exit_code() is None
         code.write_text("0\n")
         assert running.exit_code() == 0
+
+    def test_a_job_that_ends_at_the_moment_is_submitted_again_afterwards(
+        self, queue: Slurm, tmp_path: Path
+    ) -> None:
+        begin(tmp_path)
+        queue.states["1"] = "COMPLETING"
+        Files(task(tmp_path).lock).code.write_text("143\n")
+        assert slurm_launcher().start(task(tmp_path), ONE) is None
+        queue.states["1"] = "FAILED"
+        assert begin(tmp_path).number == "2"
 
     @pytest.mark.parametrize("state", sorted(slurm.CONTINUED))
     def test_a_job_that_its_machine_ended_is_submitted_again_if_it_got_on(
@@ -233,7 +243,7 @@ class TestSlurm:
     def test_the_script_has_what_the_job_needs(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("submitit.SlurmExecutor.affinity", lambda: 1)  # as if srun were here
+        monkeypatch.setattr("submitit.SlurmExecutor.affinity", lambda _: 1)  # as if srun were here
         words = ["partition=gpu", "gpus=2", "memory=8G", "time=1-00:00:00", "account=lab", "cpus=4"]
         chosen = options(
             "slurm", *(f"launcher.{word}" for word in words), "launcher.sbatch={qos: x}"
@@ -290,21 +300,37 @@ def ray_launcher() -> ray_cluster.RayLauncher:
     return ray_cluster.RayLauncher(options("ray"), trust=True)
 
 
+def begin_on_ray(folder: Path) -> ray_cluster.RayRunning:
+    running = ray_launcher().start(task(folder), ONE)
+    assert running
+    return running
+
+
 class TestRay:
     def test_a_job_is_started_once_and_found_by_the_next_driver(
         self, ray: Ray, tmp_path: Path
     ) -> None:
         ray_launcher().start(task(tmp_path), ONE)
-        running = ray_launcher().start(task(tmp_path), ONE)
+        running = begin_on_ray(tmp_path)
         assert ray.created == 1
         assert running.exit_code() is None
         Files(task(tmp_path).lock).code.write_text("3\n")
         assert running.exit_code() == 3
 
+    def test_a_job_that_ends_at_the_moment_is_started_again_afterwards(
+        self, ray: Ray, tmp_path: Path
+    ) -> None:
+        ray_launcher().start(task(tmp_path), ONE)
+        Files(task(tmp_path).lock).code.write_text("143\n")
+        assert ray_launcher().start(task(tmp_path), ONE) is None
+        ray.actors.clear()
+        assert ray_launcher().start(task(tmp_path), ONE)
+        assert ray.created == 2
+
     def test_a_job_whose_machine_is_lost_starts_again_if_it_got_on(
         self, ray: Ray, tmp_path: Path
     ) -> None:
-        running = ray_launcher().start(task(tmp_path), ONE)
+        running = begin_on_ray(tmp_path)
         save(task(tmp_path))
         ray.actors.clear()
         assert running.exit_code() is None
@@ -314,7 +340,7 @@ class TestRay:
         assert running.reason == "Ray has lost the job"
 
     def test_a_job_is_asked_to_stop_by_a_file(self, ray: Ray, tmp_path: Path) -> None:
-        running = ray_launcher().start(task(tmp_path), ONE)
+        running = begin_on_ray(tmp_path)
         running.ask_to_stop()
         assert Files(task(tmp_path).lock).stop.is_file()
         running.close()
@@ -546,7 +572,7 @@ class TestRefused:
             return subprocess.CompletedProcess(command, 1, "", error)
 
         launcher = slurm_launcher()
-        monkeypatch.setattr("submitit.SlurmExecutor.affinity", lambda: 1)  # as if srun were here
+        monkeypatch.setattr("submitit.SlurmExecutor.affinity", lambda _: 1)  # as if srun were here
         monkeypatch.setattr(slurm, "subprocess", SimpleNamespace(run=run))
         with pytest.raises(
             ConfigError, match=r"sbatch says: sbatch: error: invalid partition: x; "

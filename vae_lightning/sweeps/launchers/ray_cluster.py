@@ -135,10 +135,13 @@ class RayLauncher:
     def __init__(self, options: DictConfig, trust: bool) -> None:
         self.options, self.trust = options, trust
 
-    def start(self, task: Task, need: Need) -> "RayRunning":
-        """Starts a job, or finds it if it waits or runs."""
+    def start(self, task: Task, need: Need) -> "RayRunning | None":
+        """Starts a job, or finds it if it waits or runs; None while an earlier attempt ends."""
         files = cluster.Files(task.lock)
-        if not is_alive(cluster.name_of(task)):
+        if is_alive(cluster.name_of(task)):
+            if files.read_code() is not None:
+                return None
+        else:
             files.stop.unlink(missing_ok=True)
             self.submit(task, need)
         return RayRunning(self, task, need)

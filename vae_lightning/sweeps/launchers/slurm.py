@@ -33,6 +33,7 @@ REFUSED_S = 30.0  # before a job is submitted again that SLURM has refused
 # states in which a job has ended; in all others, such as REQUEUED, it waits or runs
 CONTINUED = {"PREEMPTED", "TIMEOUT", "NODE_FAIL", "BOOT_FAIL"}  # not by its own fault
 ENDED = CONTINUED | {"CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "OUT_OF_MEMORY", "REVOKED"}
+ENDING = {"RUNNING", "COMPLETING"}  # states of a job that has written its exit code
 GONE = "no longer known to SLURM"
 
 
@@ -99,8 +100,9 @@ class SlurmLauncher:
         self.refused_until = 0.0
 
     def start(self, task: Task, need: Need) -> "SlurmRunning | None":
-        """Submits a job unless it waits or runs; None if SLURM does not answer or refuses it.
+        """Submits a job unless it waits or runs.
 
+        None if SLURM does not answer or refuses it, and while an earlier attempt ends.
         Raises ConfigError if SLURM refuses the first job.
         """
         if time.monotonic() < self.refused_until:
@@ -114,6 +116,9 @@ class SlurmLauncher:
         number = (
             stored if self.states.is_alive(stored) else self.states.named(cluster.name_of(task))
         )
+        if number and files.read_code() is not None and self.states.of(number) in ENDING:
+            self.states.read(HURRIED_S)
+            return None
         if number is None:
             files.stop.unlink(missing_ok=True)
             number = self.submit(task, need)
