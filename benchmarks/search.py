@@ -51,12 +51,16 @@ Point = tuple[int, float]  # latent dimensions, learning rate
 class Ended:
     """A job that runs in this process: it has ended when it was started."""
 
+    reason = ""
+
     def exit_code(self) -> int:
         """It never fails."""
         return 0
 
-    def close(self) -> None:
-        """Holds nothing."""
+    def ask_to_stop(self) -> None:
+        """It has ended."""
+
+    kill = close = ask_to_stop
 
 
 class Replay:
@@ -87,6 +91,10 @@ class Replay:
 
     def wait(self, running: Sequence[Ended], seconds: float) -> None:
         """All have ended."""
+
+    def keeps(self, number: int) -> bool:
+        """No job is left."""
+        return False
 
 
 def nearest(job: Job, points: Iterable[Point]) -> Point:

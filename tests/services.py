@@ -5,6 +5,7 @@ import pwd
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -123,33 +124,26 @@ def running_slurm(place: Path) -> Iterator[dict[str, str]]:
 
 
 @contextmanager
-def running_postgres(place: Path) -> Iterator[str]:
+def running_postgres() -> Iterator[str]:
     """The URL of an empty database of a PostgreSQL server that runs while the body does."""
     found = [*Path("/usr/lib/postgresql").glob("*/bin/initdb"), shutil.which("initdb")]
     if not found[0]:
         pytest.skip("PostgreSQL is not installed")
-    binaries, data = Path(found[0]).resolve().parent, place / "data"
-    data.mkdir()
-    as_user = []
-    if os.geteuid() == 0:  # PostgreSQL refuses root
-        as_user = ["runuser", "-u", "postgres", "--"]
-        shutil.chown(data, "postgres")
-        for folder in (place, *place.parents):
-            if folder.stat().st_uid == 0 and folder != Path("/"):
-                folder.chmod(folder.stat().st_mode | 0o711)
-    port = free_port()
-    initdb = [*as_user, str(binaries / "initdb"), "-D", str(data), "-A", "trust", "-U", "postgres"]
-    subprocess.run(initdb, check=True, capture_output=True, cwd="/")
-    settings = ["-k", str(data), "-h", "127.0.0.1", "-p", str(port), "-F"]
-    command = [*as_user, str(binaries / "postgres"), "-D", str(data), *settings]
-    with (place / "postgres.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/")
-        try:
-            wait_for(lambda: is_ready(binaries, port), 30, (place / "postgres.log").read_text())
+    binaries, port = Path(found[0]).resolve().parent, free_port()
+    # not in pytest's folder, which only its user may enter
+    with tempfile.TemporaryDirectory() as name:
+        data, as_user = Path(name), []
+        if os.geteuid() == 0:  # PostgreSQL refuses root
+            as_user = ["runuser", "-u", "postgres", "--"]
+            shutil.chown(data, "postgres")
+        initdb = [*as_user, str(binaries / "initdb"), "-D", name, "-A", "trust", "-U", "postgres"]
+        subprocess.run(initdb, check=True, capture_output=True, cwd="/")
+        settings = ["-k", name, "-h", "127.0.0.1", "-p", str(port), "-F"]
+        command = [*as_user, str(binaries / "postgres"), "-D", name, *settings]
+        with subprocess.Popen(command, cwd="/", stderr=subprocess.DEVNULL) as process:
+            wait_for(lambda: is_ready(binaries, port), 30, "PostgreSQL has not started")
             yield f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
-        finally:
             process.terminate()
-            process.wait()
 
 
 def is_ready(binaries: Path, port: int) -> bool:

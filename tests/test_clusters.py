@@ -12,10 +12,11 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import optuna
 import pytest
 
 from helpers import rows
-from services import free_port, running_slurm, wait_for
+from services import free_port, running_postgres, running_slurm, wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -48,6 +49,13 @@ def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str,
         wait_for(lambda: "Ray runtime started" in (place / "log").read_text(), 90, "Ray")
         yield f"127.0.0.1:{port}", variables
         process.terminate()
+
+
+@pytest.fixture(scope="session")
+def database() -> Iterator[str]:
+    pytest.importorskip("psycopg", reason="requires psycopg")
+    with running_postgres() as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
@@ -232,3 +240,44 @@ class TestRay:
         finish(started(tmp_path, variables, "sweep", "resume=sweep", "launcher.address=local"))
         assert_same_tables(tmp_path / "sweep", local)
         assert_every_epoch_once(tmp_path)
+
+
+class TestPostgres:
+    def test_two_drivers_share_the_trials_and_run_none_twice(
+        self, database: str, tmp_path: Path
+    ) -> None:
+        trials = 10
+        search = ["search=tpe", "search.study=ours", f"search.trials={trials}"]
+        words = [*SMALL, *search, "optimizer.lr=tag(log,interval(1e-4,1e-2))", "launcher.slots=2"]
+        folders = [tmp_path / name for name in "ab"]
+        processes = [
+            started(
+                tmp_path,
+                os.environ,
+                *("train", "-m", *words, f"search.storage={database}", f"hydra.sweep.dir={folder}"),
+            )
+            for folder in folders
+        ]
+        for process in processes:
+            finish(process)
+        tables = [rows(folder / "sweep.csv") for folder in folders]
+        assert all(len(table) >= 2 for table in tables)
+        assert sum(map(len, tables)) == trials
+        assert len({row["folder"] for table in tables for row in table}) == trials
+        assert {row["state"] for table in tables for row in table} == {"finished"}
+        study = optuna.load_study(study_name="ours", storage=database)
+        counted = [trial for trial in study.trials if "repeats" not in trial.user_attrs]
+        assert [trial.state.name for trial in counted] == ["COMPLETE"] * trials
+        values = sorted(float(row["val/neg_elbo"]) for table in tables for row in table)
+        assert sorted(trial.value for trial in counted) == values
+
+    def test_a_database_that_does_not_answer_is_one_line(self, tmp_path: Path) -> None:
+        url = f"postgresql+psycopg://me:secret@127.0.0.1:{free_port()}/x"
+        words = ["search=tpe", "seed=1,2", f"search.storage={url}", "hydra.sweep.dir=sweep"]
+        process = started(tmp_path, os.environ, "train", "-m", *SMALL, *words)
+        shown, _ = process.communicate(timeout=100)
+        assert process.returncode == 2
+        assert shown.startswith("error: search.storage=postgresql+psycopg:...: must be the URL")
+        assert "secret" not in shown
+        assert len(shown.splitlines()) == 1
+        assert not list(tmp_path.iterdir())

@@ -28,7 +28,7 @@ from vae_lightning.sweeps.results import best_of, collect
 from vae_lightning.sweeps.search import Search
 from vae_lightning.sweeps.search_plan import SearchPlan
 from vae_lightning.sweeps.start import list_jobs
-from vae_lightning.sweeps.study import STUDY, connect, distributions_of, make_sampler
+from vae_lightning.sweeps.study import STUDY, check_shared, connect, distributions_of, make_sampler
 from vae_lightning.sweeps.tables import terminal_table
 from vae_lightning.sweeps.work import Work
 from vae_lightning.training.signals import StopSignals
@@ -370,6 +370,98 @@ class TestSearch:
             drawn.append(study.ask({"a": optuna.distributions.FloatDistribution(0, 1)}).params)
         assert drawn[0] != drawn[1]
         assert drawn[0] == drawn[2]
+
+
+class TestSharedStudy:
+    """Several drivers, each with a folder of its own, and one study in a database."""
+
+    WORDS = ("search=random", "search.study=ours", "search.trials=9", "search.storage=x")
+
+    def driver(self, place: Path, name: str, *typed: str) -> Search:
+        folder = place / name
+        if not folder.is_dir():
+            folder.mkdir()
+            plan_of(*self.WORDS, *typed).write(folder)
+        plan = read_plan(folder, "resume")
+        assert plan.search
+        storage = connect(f"sqlite:///{place}/study.db", plan.search)
+        check_shared(storage, plan.search, plan.identity)
+
+        def make(job: Job, _: Plan) -> Work:
+            task = Task(folder / job.name, (), b"", folder / "log", folder / "lock", False)
+            return Work(job, task, ONE, EPOCHS)
+
+        return Search(plan, folder, storage, make, Display([]), EPOCHS)
+
+    def end(self, search: Search, work: Work, value: float) -> None:
+        work.task.folder.mkdir()
+        (work.task.folder / "metrics.json").write_text(json.dumps({"val/neg_elbo": value}))
+        write_state(work.task.folder, "finished")
+        search.ended(work, "finished")
+
+    def test_no_point_is_drawn_twice_and_a_driver_continues_only_its_own(
+        self, tmp_path: Path
+    ) -> None:
+        drivers = [self.driver(tmp_path, name) for name in "ab"]
+        started: list[tuple[Search, Work]] = []
+        while len(started) < 4:
+            started += [(each, work) for each in drivers if (work := each.next())]
+        again = self.driver(tmp_path, "a")  # the first one has died
+        assert {job.name for job in again.left} == {
+            work.job.name for search, work in started if search is drivers[0]
+        }
+        for number, (search, work) in enumerate(started):
+            self.end(again if search is drivers[0] else search, work, number)
+        drivers[0] = again
+        while works := [(each, work) for each in drivers if (work := each.next())]:
+            started += works
+            for search, work in works:
+                self.end(search, work, 5.0)
+        names = [work.job.name for _, work in started]
+        assert len(names) == len(set(names)) == 9
+        assert [trial.state for trial in again.trials()] == [TrialState.COMPLETE] * 9
+
+    def test_points_beyond_the_last_one_are_given_back(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        search = self.driver(tmp_path, "a", "search.trials=1")
+        assert search.next()
+        # another driver has drawn between the count and the draw
+        monkeypatch.setattr(Search, "drawn", property(lambda self: len(self.trials()) - 1))
+        assert search.next() is None
+        assert [trial.state.name for trial in search.trials()] == ["RUNNING", "FAIL"]
+
+    def test_a_point_of_another_driver_is_not_run_again(self, tmp_path: Path) -> None:
+        one, other = (
+            self.driver(tmp_path, name, "search.trials=2", "model.latent_dim=3", "optimizer.lr=1,1")
+            for name in "ab"
+        )
+        work = one.next()
+        assert work
+        self.end(one, work, 4.0)
+        assert other.next() is None
+        assert [trial.values for trial in other.trials()] == [[4.0], [4.0]]
+        assert not read_plan(tmp_path / "b", "resume").jobs
+
+    @pytest.mark.attack("wrong command")
+    @pytest.mark.parametrize("word", ["search.pruner=median", "model.hidden_dims=[9]"])
+    def test_another_search_must_not_share_the_study(self, word: str, tmp_path: Path) -> None:
+        self.driver(tmp_path, "a")
+        with pytest.raises(ConfigError, match=r"search.study=ours: must be a new name, or that of"):
+            self.driver(tmp_path, "b", word)
+
+    @pytest.mark.attack("wrong command")
+    def test_a_shared_study_requires_a_database(self) -> None:
+        with pytest.raises(ConfigError, match=r"search.study=ours: requires search.storage"):
+            plan_of("search.study=ours")
+
+    @pytest.mark.attack("wrong command")
+    def test_without_psycopg_the_extra_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        plan = search_plan("search.storage=x")
+        monkeypatch.setattr("vae_lightning.config.optional.find_spec", lambda _: None)
+        with pytest.raises(ConfigError, match=r"pip install 'vae_lightning\[postgres\]'") as raised:
+            connect("postgresql+psycopg://me:secret@host/db", plan)
+        assert "secret" not in str(raised.value)
 
 
 def search_command(*overrides: str) -> list[str]:

@@ -312,6 +312,9 @@ class FakeLauncher:
         self.running.append(FakeRunning())
         return self.running[-1]
 
+    def keeps(self, _: int) -> bool:
+        return False
+
     def wait(self, active: Sequence[FakeRunning], _: float) -> None:
         self.most = max(self.most, len(active))
         if active and active[0].code is None:

@@ -14,6 +14,7 @@ from vae_lightning.checks.ranges import (
     OneOrMore,
     Option,
     Text,
+    Word,
 )
 from vae_lightning.config.class_table import OPTIMIZERS, SCHEDULERS
 from vae_lightning.config.compose import TRAINING_GROUPS
@@ -136,6 +137,10 @@ SEARCH_OPTIONS: dict[str, Option] = {
     "search.storage": Option(
         "URL of a database for the study; null: study.log in the sweep folder",
         AnyOf((Text("a URL"), Choice((None,)))),
+    ),
+    "search.study": Option(
+        "name by which several drivers share the study in the database; null: of this sweep alone",
+        AnyOf((Word("a word such as digits"), Choice((None,)))),
     ),
 }
 SWEEP_SECTIONS = ("launcher", "search", "sweep")

@@ -1,5 +1,6 @@
 """What a sweep consists of: its jobs, its base configuration, and the file that records both."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +29,8 @@ SWEEP_MODE = RunMode.MULTIRUN
 # sweep.yaml of a search grows with each point: the writer in C takes a tenth of the time
 DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# what drivers must have in common that share a study
+IDENTITY = ("kind", "metrics", "pruner", "space")
 Grid = dict[str, list[str]]  # swept key -> its words KEY=VALUE
 
 
@@ -79,6 +82,14 @@ class Plan(NamedTuple):
         if self.search:
             return tuple(domain.words[0] for domain in self.domains.values())
         return self.jobs[0].swept
+
+    @property
+    def identity(self) -> str:
+        """A short text that is equal for the same search of the same configuration."""
+        assert self.search
+        search = self.search._asdict()
+        parts = [sorted(map(str, self.base.items())), *(search[key] for key in IDENTITY)]
+        return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
 
     def job(self, words: Sequence[str]) -> Job:
         """The job of some swept words."""
@@ -220,7 +231,7 @@ def extended(stored: Plan, typed: Plan, folder: Path) -> Plan:
         )
     if typed.search:
         assert stored.search
-        stored = stored._replace(search=typed.search._replace(study=stored.search.study))
+        stored = stored._replace(search=typed.search._replace(driver=stored.search.driver))
     stored = stored._replace(launcher=typed.launcher)
     have = {job.name for job in stored.jobs}
     if typed.search or all(job.name in have for job in typed.jobs):

@@ -6,6 +6,7 @@ to the job with the name of its point, which continues.
 
 import warnings
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
 
-REPEATS = "repeats"  # attribute of a trial: the number of the failed one that it repeats
+# attributes of a trial: the number of the failed one that it repeats, and the driver that drew it
+REPEATS, DRIVER = "repeats", "driver"
+ORPHANED_S = 60.0  # after which a trial without a driver was left by one that died
 
 
 class Search(Jobs):
@@ -49,7 +52,7 @@ class Search(Jobs):
         assert plan.search
         self.plan, self.search, self.place = plan, plan.search, place
         self.make, self.display = make, display
-        self.study = open_study(plan.search, place, storage, epochs)
+        self.study = open_study(plan.search, place, storage, epochs, plan.identity)
         self.domains = plan.domains
         self.distributions = distributions_of(self.domains)
         self.names = {job.name for job in plan.jobs}
@@ -57,8 +60,12 @@ class Search(Jobs):
         self.failed: dict[str, FrozenTrial] = {}  # job -> its trial of an earlier driver
         self.seen: dict[str, float] = {}  # job -> the time of its metrics.csv when it was read
         self.left = self.read_trials()  # jobs that earlier drivers did not finish
-        self.drawn = sum(REPEATS not in trial.user_attrs for trial in self.trials())
         display.expect(len(self.left) + max(0, plan.search.trials - self.drawn))
+
+    @property
+    def drawn(self) -> int:
+        """How many points were drawn, by all drivers."""
+        return sum(REPEATS not in trial.user_attrs for trial in self.trials())
 
     def trials(self) -> "list[FrozenTrial]":
         """All trials of the study."""
@@ -73,7 +80,7 @@ class Search(Jobs):
             raise ConfigError(f"{self.place}: the study of this search is missing")
         jobs: dict[str, Job] = {}
         done = set()
-        for trial in self.trials():
+        for trial in filter(self.is_own, self.trials()):
             params = trial.params
             if trial.state == TrialState.RUNNING:
                 live = Trial(self.study, trial._trial_id)
@@ -90,6 +97,13 @@ class Search(Jobs):
             jobs.setdefault(job.name, job)
         left = [job for name, job in jobs.items() if name in self.open or name not in done]
         return sorted(left, key=lambda job: job.name not in self.open)  # those that may still run
+
+    def is_own(self, trial: "FrozenTrial") -> bool:
+        """Whether this driver drew a trial, or one that died before it said so."""
+        driver, start = trial.user_attrs.get(DRIVER), trial.datetime_start
+        if driver is None and self.search.shared:
+            return start is not None and (datetime.now() - start).total_seconds() > ORPHANED_S
+        return driver in (None, self.search.driver)
 
     def job(self, params: dict[str, float | str]) -> Job:
         """The job of a point; it is added to sweep.yaml if it is new."""
@@ -119,6 +133,8 @@ class Search(Jobs):
                 return work
         while not self.is_held() and self.drawn < self.search.trials:
             job = self.draw()
+            if job is None:
+                continue
             state = state_of(self.place / job.name)
             if state in (*ENDED, "failed"):
                 self.tell(job, state)
@@ -138,16 +154,37 @@ class Search(Jobs):
         """Whether a point was drawn again while its job runs."""
         return any(len(trials) > 1 for trials in self.open.values())
 
-    def draw(self) -> Job:
-        """The job of a new point."""
+    def draw(self) -> Job | None:
+        """The job of a new point; None for one that is left to the other drivers."""
         number = len(self.trials())
         self.study.sampler = make_sampler(self.search, number)
         with warnings.catch_warnings(action="ignore"):  # about experimental parts of Optuna
             trial = self.study.ask(self.distributions)
-        self.drawn += 1
+        trial.set_user_attr(DRIVER, self.search.driver)
+        if self.search.shared and self.is_left(trial):
+            return None
         job = self.job(trial.params)
         self.open.setdefault(job.name, []).append(trial)
         return job
+
+    def is_left(self, trial: "Trial") -> bool:
+        """Whether another driver has drawn the last point, or the same one, at the same time."""
+        from optuna.trial import TrialState
+
+        before = [each for each in self.trials() if each.number < trial.number]
+        if sum(REPEATS not in each.user_attrs for each in before) >= self.search.trials:
+            trial.set_user_attr(REPEATS, trial.number)
+            self.study.tell(trial, state=TrialState.FAIL)
+            return True
+        same = [each for each in before if each.params == trial.params and not self.is_own(each)]
+        if not same:
+            return False
+        self.display.expect(-1)
+        if same[0].state == TrialState.COMPLETE:
+            self.study.tell(trial, same[0].values)
+        else:
+            self.study.tell(trial, state=TrialState.FAIL)
+        return True
 
     def work(self, job: Job) -> Work | None:
         """The work of a job; None if its options do not fit each other, which counts as failed."""
@@ -199,7 +236,7 @@ class Search(Jobs):
                 values=values,
                 params=before.params,
                 distributions=before.distributions,
-                user_attrs={REPEATS: before.number},
+                user_attrs={REPEATS: before.number, DRIVER: self.search.driver},
             )
             self.study.add_trial(repeated)
 

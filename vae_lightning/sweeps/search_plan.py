@@ -1,5 +1,6 @@
 """What a search draws from and how, as sweep.yaml records it. Imports no Optuna."""
 
+import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ COMPARED = {
     "search.pruner": "pruner",
     "search.seed": "seed",
     "search.storage in a database": "is_in_database",
+    "search.study": "shared",
     "the space": "space",
 }
 
@@ -34,9 +36,15 @@ class SearchPlan(NamedTuple):
     metrics: list[str]
     pruner: str
     seed: int
-    study: str  # its name
+    driver: str  # a name that no other sweep has; several may share a database, or a study
     is_in_database: bool  # whose URL is not recorded, because it may hold a password
+    shared: str | None  # name of the study that several drivers share
     space: list[str]  # the swept words as they were typed
+
+    @property
+    def study(self) -> str:
+        """The name of the study."""
+        return self.shared or f"sweep-{self.driver}"
 
     def words(self, config_dir: str | None) -> Words:
         """The swept words by their meaning."""
@@ -81,14 +89,19 @@ def plan_search(cfg: DictConfig, words: Words) -> SearchPlan:
             raise ConfigError(
                 f"search.metric={name}: requires validation images, but data.val_size=0"
             )
+    if cfg.search.study is not None and cfg.search.storage is None:
+        raise ConfigError(
+            f"search.study={cfg.search.study}: requires search.storage, the database of the study"
+        )
     return SearchPlan(
         kind,
         cfg.search.trials,
         metrics,
         cfg.search.pruner,
         cfg.search.seed,
-        f"sweep-{secrets.token_hex(4)}",  # several may share a database
+        secrets.token_hex(4),
         cfg.search.storage is not None,
+        cfg.search.study,
         [domain.typed for domain in words.domains.values()],
     )
 
@@ -98,11 +111,12 @@ def read_search(content: Mapping[str, object]) -> SearchPlan:
     fields: dict[str, Any] = dict(content)
     search = SearchPlan(**fields)
     values = {"metric": search.metrics, "trials": search.trials, "seed": search.seed}
-    for name, value in (values | {"pruner": search.pruner}).items():
+    for name, value in (values | {"pruner": search.pruner, "study": search.shared}).items():
         if not SEARCH_OPTIONS[f"search.{name}"].range.contains(value):
             raise ConfigError(f"search.{name}={value}")
-    texts = [search.study, *search.space]
-    are_texts = all(isinstance(each, str) for each in texts)
+    are_texts = all(isinstance(each, str) for each in search.space)
+    if not re.fullmatch("[0-9a-f]+", str(search.driver)):
+        raise ConfigError(f"driver: {search.driver}")
     if search.kind not in SEARCHES or not search.space or not are_texts:
         raise ConfigError("it holds no search")
     return search

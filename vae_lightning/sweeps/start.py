@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from omegaconf import DictConfig
 
@@ -36,11 +36,14 @@ from vae_lightning.sweeps.plan import (
 )
 from vae_lightning.sweeps.results import collect, link_best, write_tables
 from vae_lightning.sweeps.search import Search
-from vae_lightning.sweeps.study import connect
+from vae_lightning.sweeps.study import check_shared, connect
 from vae_lightning.sweeps.tables import terminal_table
 from vae_lightning.sweeps.work import ENDED, Jobs, Work, make_work, state_of
 from vae_lightning.training import threads
 from vae_lightning.training.signals import StopSignals
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
 
 
 def list_jobs(typed: Sequence[str], config_dir: str | None) -> str:
@@ -121,7 +124,7 @@ def run_plan(plan: Plan, request: Request, launcher: LocalLauncher) -> bool:
         left = [job for job in plan.jobs if state_of(folder / job.name) != "finished"]
         checked = plan.probes() if plan.search else left
         cfgs = {job: configuration(job, plan, request.trust) for job in checked}
-        storage = connect(request.cfg.search.storage, plan.search) if plan.search else None
+        storage = open_storage(request.cfg.search.storage, plan)
         site = choose(request.cfg.launcher, request.trust, launcher, cores, stack)
         needs = [site.need_of(cfg) for cfg in cfgs.values()]
         site.check(needs)
@@ -156,6 +159,15 @@ def run_plan(plan: Plan, request: Request, launcher: LocalLauncher) -> bool:
         display = make_display(entries)
         run_jobs(make_jobs, room, display, request.cfg, folder, site.launcher, stop)
         return report(folder, launcher)
+
+
+def open_storage(url: str | None, plan: Plan) -> "BaseStorage | None":
+    """The database of a search; None for a grid and for a study in the sweep folder."""
+    if plan.search is None:
+        return None
+    storage = connect(url, plan.search)
+    check_shared(storage, plan.search, plan.identity)
+    return storage
 
 
 def run_jobs(

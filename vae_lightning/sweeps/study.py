@@ -1,12 +1,15 @@
 """The parts of Optuna that a search uses: storage, samplers and pruners."""
 
+import itertools
 import json
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vae_lightning.checks.errors import ConfigError
+from vae_lightning.config.optional import require_extra
 from vae_lightning.sweeps.domains import Domain
 from vae_lightning.sweeps.search_plan import SearchPlan
 
@@ -18,13 +21,17 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
 STUDY = "study.log"  # in a sweep folder
+SEARCH = "search"  # attribute of a shared study: what all its drivers must have in common
+OPENED, PAUSE_S = 10, 0.5  # attempts to create the tables of a database, while others do the same
+ANSWERED_S = 10  # within which a database must answer
 
 
 def open_study(
-    search: SearchPlan, place: Path, storage: "BaseStorage | None", epochs: int
+    search: SearchPlan, place: Path, storage: "BaseStorage | None", epochs: int, identity: str
 ) -> "Study":
     """Opens or creates the study; the caller has claimed the sweep folder ``place``.
 
+    A shared study records the ``identity`` of the search, see ``check_shared``.
     Raises ConfigError if study.log is damaged.
     """
     import optuna
@@ -32,7 +39,7 @@ def open_study(
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        return optuna.create_study(
+        study = optuna.create_study(
             study_name=search.study,
             storage=journal(place / STUDY) if storage is None else storage,
             directions=[StudyDirection.MINIMIZE] * len(search.metrics),
@@ -41,6 +48,9 @@ def open_study(
         )
     except (json.JSONDecodeError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{place}: {STUDY} is damaged ({error})") from error
+    if search.shared and SEARCH not in study.user_attrs:
+        study.set_user_attr(SEARCH, identity)
+    return study
 
 
 def journal(path: Path) -> "BaseStorage":
@@ -66,17 +76,50 @@ def connect(url: str | None, search: SearchPlan) -> "BaseStorage | None":
         raise ConfigError(f"search.storage: must be {needed}, where this search was started")
     if url is None:
         return None
-    from optuna.storages import RDBStorage
+    kind = url.partition(":")[0]
+    if kind in ("postgresql", "postgresql+psycopg"):
+        require_extra(f"search.storage={kind}:...", "postgres", "psycopg")
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        return RDBStorage(url)
+        storage = open_database(url)
     except (SQLAlchemyError, ImportError, ValueError) as error:
-        kind = url.partition(":")[0]
         raise ConfigError(
             f"search.storage={kind}:...: must be the URL of a database that can be opened, such as"
             f" sqlite:///study.db ({type(error).__name__})"
         ) from error
+    return storage
+
+
+def open_database(url: str) -> "BaseStorage":
+    """Opens a database, and creates its tables, which other drivers may do at the same time."""
+    from optuna.storages import RDBStorage
+    from sqlalchemy.exc import IntegrityError, ProgrammingError
+
+    limits = {"connect_timeout": ANSWERED_S} if url.startswith("postgresql") else {}
+    for attempt in itertools.count(1):
+        try:
+            return RDBStorage(url, {"connect_args": limits, "pool_pre_ping": True})
+        except (IntegrityError, ProgrammingError):
+            if attempt == OPENED:
+                raise
+            time.sleep(PAUSE_S)
+    raise AssertionError
+
+
+def check_shared(storage: "BaseStorage | None", search: SearchPlan, identity: str) -> None:
+    """Raises ConfigError if the study that is to be shared belongs to another search."""
+    if storage is None or search.shared is None:
+        return
+    try:
+        number = storage.get_study_id_from_name(search.shared)
+    except KeyError:
+        return
+    if storage.get_study_user_attrs(number).get(SEARCH, identity) != identity:
+        raise ConfigError(
+            f"search.study={search.shared}: must be a new name, or that of the same search of the"
+            " same configuration"
+        )
 
 
 def distributions_of(domains: Mapping[str, Domain]) -> "dict[str, BaseDistribution]":
@@ -109,7 +152,9 @@ def make_sampler(search: SearchPlan, number: int) -> "BaseSampler":
     import numpy as np
     from optuna import samplers
 
-    seed = int(np.random.SeedSequence([search.seed, number]).generate_state(1)[0])
+    # drivers that share a study do not draw the same points
+    driver = [int(search.driver, 16)] if search.shared else []
+    seed = int(np.random.SeedSequence([search.seed, number, *driver]).generate_state(1)[0])
     with warnings.catch_warnings(action="ignore"):  # some samplers are experimental
         if search.kind == "tpe":
             return samplers.TPESampler(seed=seed, constant_liar=True)
