@@ -3,6 +3,7 @@
 ``test_launchers.py`` has the tests that need none of them.
 """
 
+import json
 import os
 import re
 import signal
@@ -131,7 +132,7 @@ class TestSlurm:
         number = running.read_text().strip()
         ask(slurm, "scontrol", "requeue", number)
         wait_for(lambda: "PENDING" in state(slurm, number), 60, "not queued again")
-        ask(slurm, "scontrol", "update", f"jobid={number}", "StartTime=now")  # SLURM waits 2 min
+        start_now(slurm, number)
         shown = finish(process)
         assert shown.count(": finished, -ELBO") == 6
         assert_same_tables(tmp_path / "sweep", local)
@@ -169,14 +170,53 @@ class TestSlurm:
             "sleep 1",
         )
         wait_for(lambda: "BeginTime" in ask(slurm, "squeue", "-h", "-o%r"), 60, "not preempted")
-        time.sleep(3)
-        for line in ask(slurm, "squeue", "-h", "-o%i %r").splitlines():
-            if "BeginTime" in line:
-                ask(slurm, "scontrol", "update", f"jobid={line.split()[0]}", "StartTime=now")
+        waiting = ask(slurm, "squeue", "-h", "-o%i %r").splitlines()
+        start_now(slurm, *(line.split()[0] for line in waiting if "BeginTime" in line))
         finish(process)
         assert any("resume: continues after" in log for log in logs(tmp_path))
         assert_same_tables(tmp_path / "sweep", local)
         assert_every_epoch_once(tmp_path)
+
+    def test_a_job_of_two_machines_stops_and_continues(
+        self, slurm: Variables, tmp_path: Path
+    ) -> None:
+        # the two machines are this one, whose name says nothing to PyTorch
+        variables = {**slurm, "MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
+        words = [*SMALL, *SLURM, "accelerator=multi_node", "seed=1", "hydra.sweep.dir=sweep"]
+        process = started(tmp_path, variables, "train", "-m", *words)
+        wait_for(lambda: epochs(tmp_path) > 2, 120, "the job does not train")
+        process.send_signal(signal.SIGINT)
+        shown, _ = process.communicate(timeout=100)
+        assert process.returncode == 130, shown
+        (status,) = tmp_path.glob("sweep/*/status.json")
+        assert json.loads(status.read_text()) == {"state": "interrupted"}
+        finish(started(tmp_path, variables, "sweep", "resume=sweep"))
+        assert_every_epoch_once(tmp_path)
+        assert "resume: continues after" in logs(tmp_path)[0]
+
+    def test_near_the_time_limit_a_job_saves_and_is_queued_again(
+        self, slurm: Variables, tmp_path: Path
+    ) -> None:
+        words = [*SMALL, *SLURM, "launcher.time=1", "launcher.save_s=30", "seed=1"]
+        long = ["trainer.max_epochs=100000", "hydra.sweep.dir=sweep"]
+        process = started(tmp_path, slurm, "train", "-m", *words, *long)
+        wait_for(lambda: locks(tmp_path, "id"), 60, "not submitted")
+        number = locks(tmp_path, "id")[0].read_text().strip()
+        wait_for(lambda: state(slurm, number).strip() == "RUNNING", 60, "does not run")
+        wait_for(lambda: "PENDING" in state(slurm, number), 150, "not queued again")
+        start_now(slurm, number)
+        wait_for(lambda: "resume: continues after" in logs(tmp_path)[0], 100, "not continued")
+        assert "the time limit is near: the job is queued again" in logs(tmp_path)[0]
+        process.send_signal(signal.SIGTERM)
+        shown, _ = process.communicate(timeout=60)
+        assert process.returncode == 143
+        assert "1 job left running" in shown
+        process = started(tmp_path, slurm, "sweep", "resume=sweep")
+        time.sleep(10)
+        process.send_signal(signal.SIGINT)
+        shown, _ = process.communicate(timeout=100)
+        assert process.returncode == 130, shown
+        assert len(list((tmp_path / "sweep" / ".slurm").glob("*_submission.sh"))) == 1
 
 
 def table_of(file: Path) -> Path:
@@ -191,6 +231,13 @@ def locks(place: Path, kind: str) -> list[Path]:
 def already_finished(shown: str) -> int:
     found = re.search(r"(\d+) finished before", shown)
     return int(found.group(1)) if found else 0
+
+
+def start_now(variables: Variables, *numbers: str) -> None:
+    """Starts jobs that were queued again, for which SLURM waits two minutes."""
+    time.sleep(5)  # what still runs of them must end
+    for number in numbers:
+        ask(variables, "scontrol", "update", f"jobid={number}", "StartTime=now")
 
 
 def state(variables: Variables, number: str) -> str:

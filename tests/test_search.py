@@ -518,3 +518,21 @@ def test_a_stop_file_ends_a_run_which_can_continue(train: Command, tmp_path: Pat
     assert last.returncode == 0, last.stderr
     assert len(rows(run / "metrics.csv")) == 6
     assert json.loads((run / "status.json").read_text()) == {"state": "finished"}
+
+
+@pytest.mark.slow
+def test_a_stop_file_ends_all_processes_of_a_run(tmp_path: Path) -> None:
+    words = [*DIGITS, "accelerator=ddp_cpu", "trainer.max_epochs=400", "hydra.run.dir=run"]
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "vae_lightning.train", *words]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        while not (run / "metrics.csv").is_file():
+            assert process.poll() is None
+            time.sleep(0.05)
+        (run / "stop").touch()
+        _, shown = process.communicate(timeout=60)  # until all processes have closed it
+    assert process.returncode == 0, shown
+    assert shown.count("pruned. To continue: ") == 1
+    assert json.loads((run / "status.json").read_text()) == {"state": "pruned"}
+    assert not (run / "stop").exists()
+    assert len(rows(run / "metrics.csv")) < 400
