@@ -601,6 +601,7 @@ class TestContinued:
         ("kind", "word", "safe"),
         [
             ("ray", "launcher.address=evil:1", "launcher.address=local"),
+            ("ray", "launcher.cpus=2", "launcher.address=local"),  # it would listen
             ("slurm", "launcher.sbatch={wrap: x}", "launcher.kind=local"),
         ],
     )
@@ -622,6 +623,7 @@ class TestContinued:
             {"kind": "slurm", "slots": "many"},
             {"kind": "local", "partition": "a"},
             {"kind": []},
+            {},
         ],
     )
     def test_wrong_stored_options_are_refused(self, stored: dict[str, object]) -> None:

@@ -18,6 +18,9 @@ HEAVY = {
     "tensorboard",
     "zuko",
     "matplotlib",
+    "optuna",
+    "ray",
+    "submitit",
 }
 # modules that a command imports before it knows whether it was only asked for help
 LIGHT = (
@@ -37,6 +40,7 @@ LIGHT = (
     "sweeps.start",
     "sweeps.report",
     "sweeps.launchers.*",
+    "sweeps.node",
     "cli.*",
     "checks.*",
     "storage.*",

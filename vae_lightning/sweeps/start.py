@@ -186,6 +186,8 @@ def run_jobs(
             Driver(jobs, room, launcher, display, cfg.sweep.on_error == "stop").run(stop)
     except Interrupted:
         command = f"python -m vae_lightning.sweep resume={shlex.quote(str(place))}"
+        if cfg.launcher.kind == "ray":
+            command += f" launcher.address={cfg.launcher.address or 'local'}"
         print(f"interrupted. To continue: {command}", file=sys.stderr)
         raise
     finally:

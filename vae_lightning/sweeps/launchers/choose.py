@@ -9,14 +9,19 @@ from omegaconf import DictConfig, OmegaConf
 from vae_lightning.checks.errors import ConfigError, show
 from vae_lightning.checks.ranges import check_value
 from vae_lightning.config.compose import compose
-from vae_lightning.config.launcher_options import KIND, check_words, launcher_options
+from vae_lightning.config.launcher_options import (
+    KIND,
+    LAUNCHER_OPTIONS,
+    check_words,
+    launcher_options,
+)
 from vae_lightning.storage.run_folder import to_dict
 from vae_lightning.sweeps.launchers.launcher import Site
 from vae_lightning.sweeps.launchers.local import LocalLauncher
 from vae_lightning.sweeps.launchers.slots import Slots, need_of, visible_devices
 
-# what a stored sweep of somebody else must not decide: where to connect, how jobs are submitted
-UNTRUSTED = ("address", "sbatch")
+# what a sweep of somebody else must not decide: where to connect, and how jobs are submitted
+UNTRUSTED = {"ray": "address", "slurm": "sbatch"}
 
 
 def choose(
@@ -59,13 +64,13 @@ def continued(typed: DictConfig, stored: Mapping[str, object], trust: bool, key:
     check_value("launcher.kind", kind := given.get("kind", before.get("kind")), KIND)
     if kind != before.get("kind"):
         before = {}
-    if not trust:
-        for name in UNTRUSTED:
-            if before.get(name) not in (None, "local") and name not in given:
-                raise ConfigError(
-                    f"{key}: launcher.{name}={show(before[name])}: must be given again, or set"
-                    " trust=true if the sweep is yours"
-                )
+    name = UNTRUSTED.get(str(kind), "")
+    is_asked = kind == "ray" or before.get(name) is not None  # without an address, Ray listens here
+    if before and is_asked and name not in given and not trust:
+        raise ConfigError(
+            f"{key}: launcher.{name}={show(before.get(name))}: must be given again, or set"
+            " trust=true if the sweep is yours"
+        )
     defaults = to_dict(compose("config", [f"launcher={kind}"]).launcher)
     merged = {"kind": kind} | defaults | before | given
     described = launcher_options(str(kind))
