@@ -407,6 +407,20 @@ class TestDriver:
         assert (len(engine.states) if kind == "slurm" else engine.created) == 5
         assert display.total == 0
 
+    def test_a_driver_waits_for_a_cluster_that_takes_no_job_yet(
+        self, queue: Slurm, tmp_path: Path
+    ) -> None:
+        ended: list[str] = []
+        launcher, end = slurm_launcher(), pass_time(ended.append)
+
+        def wait(running: Sequence[Any], seconds: float) -> None:
+            queue.answers = True
+            end(running, seconds)
+
+        launcher.wait, queue.answers = wait, False
+        self.drive(tmp_path, launcher, ["a"], StopSignals())
+        assert ended == ["a"]
+
 
 class TestNode:
     @pytest.fixture

@@ -68,7 +68,7 @@ class Driver:
                     self.ask_to_stop()
                 if not self.is_stopping:
                     self.start_waiting()
-                if not self.active:
+                if not self.active and (self.waiting is None or self.is_stopping):
                     break
                 self.launcher.wait([each.running for each in self.active], POLLED_S)
                 for each in list(self.active):

@@ -11,7 +11,6 @@ from vae_lightning.checks.ranges import check_value
 from vae_lightning.config.compose import compose
 from vae_lightning.config.launcher_options import (
     KIND,
-    LAUNCHER_OPTIONS,
     check_words,
     launcher_options,
 )

@@ -123,7 +123,6 @@ def keeps(number: int) -> bool:
     return number != signal.SIGINT
 
 
-def wait(running: Sequence[object], seconds: float) -> None:
+def wait(_: Sequence[object], seconds: float) -> None:
     """Waits between two looks at the files of the jobs."""
-    if running:
-        time.sleep(max(seconds, LOOKED_S))
+    time.sleep(max(seconds, LOOKED_S))

@@ -41,7 +41,7 @@ class Launcher(Protocol):
         """Starts a job, or finds it if it runs already; None if it has to be tried again later."""
         ...
 
-    def wait(self, running: Sequence[Any], seconds: float) -> None:
+    def wait(self, running: Sequence[Any], seconds: float, /) -> None:
         """Waits until one of the jobs may have ended, about so many seconds at most."""
         ...
 
