@@ -3,13 +3,19 @@
 A mistake in an override or a file raises ConfigError. This module imports no heavy packages.
 """
 
+import copy
 import re
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import hydra
 import yaml
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.core.utils import setup_globals
 from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -37,6 +43,7 @@ TRAINING_GROUPS = (
 )
 # the exceptions that Hydra, OmegaConf and PyYAML raise for an invalid override or file
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
+COMPOSING = threading.Lock()  # Hydra keeps the version that it is compatible with for all threads
 
 
 def compose(name: str, overrides: list[str]) -> DictConfig:
@@ -45,20 +52,37 @@ def compose(name: str, overrides: list[str]) -> DictConfig:
     Raises ConfigError for an invalid override; the message suggests the nearest valid name.
     """
     words = [literal_path(override) for override in overrides]
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+    try:
+        return load(name, words)
+    except MissingConfigException as error:
+        group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+        options = [option for option in error.options or [] if option and option[0] != "_"]
+        allowed = f"must be one of {', '.join(options)}" if options else "no such configuration"
+        raise ConfigError(f"{group}={choice}: {allowed}{nearest(choice, options)}") from error
+    except COMPOSITION_ERRORS as error:
+        raise ConfigError(explain(error, name)) from error
+    except ValueError as error:
+        if "Config group override" not in str(error):
+            raise
+        raise ConfigError(describe_group_error(overrides)) from error
+
+
+def load(name: str, overrides: list[str]) -> DictConfig:
+    """Composes with a Hydra of its own; raises what Hydra raises.
+
+    The Hydra of a program that calls this package, such as one with ``hydra.main``, stays as it is.
+    """
+    if not OmegaConf.has_resolver("now"):
+        setup_globals()
+    loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
+    with COMPOSING:
+        before = version.VersionBase.instance()
+        version.VersionBase.set_instance(copy.copy(before))
+        version.setbase("1.3")
         try:
-            return hydra.compose(name, words, return_hydra_config=True)
-        except MissingConfigException as error:
-            group, _, choice = (error.missing_cfg_file or "").rpartition("/")
-            options = [option for option in error.options or [] if option and option[0] != "_"]
-            allowed = f"must be one of {', '.join(options)}" if options else "no such configuration"
-            raise ConfigError(f"{group}={choice}: {allowed}{nearest(choice, options)}") from error
-        except COMPOSITION_ERRORS as error:
-            raise ConfigError(explain(error, name)) from error
-        except ValueError as error:
-            if "Config group override" not in str(error):
-                raise
-            raise ConfigError(describe_group_error(overrides)) from error
+            return loader.load_configuration(name, overrides, RunMode.RUN, from_shell=False)
+        finally:
+            version.VersionBase.set_instance(before)
 
 
 def literal_path(override: str) -> str:
@@ -114,7 +138,8 @@ def explain(error: Exception, name: str) -> str:
         section, _, entry = key.partition(".")
         if section == "trainer" and entry in REFUSED_TRAINER_KEYS:
             return f"{key}: must not be given: {REFUSED_TRAINER_KEYS[entry]}"
-        valid = known_keys(OmegaConf.to_container(hydra.compose(name)))
+        nodes = OmegaConf.to_container(load(name, []))
+        valid = [each for each in known_keys(nodes) if not each.startswith("hydra")]
         return f"{key}: no such key{nearest(key, valid, exclude=key)}"
     return text.split("\n\n")[0]
 
