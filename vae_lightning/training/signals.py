@@ -59,14 +59,18 @@ class StopSignals:
     def receive(self, number: int, frame: FrameType | None) -> None:
         """Handles a signal."""
         if self.received is not None:
-            if self.before_kill:
-                self.before_kill()
-            os._exit(Interrupted(number).exit_code)
+            self.end(number)
         self.received = number
         if self.is_deferred:
             log.info("stopping after this step; press Ctrl-C again to stop now")
         else:
             raise Interrupted(number)
+
+    def end(self, number: int) -> None:
+        """Ends the process at the second signal."""
+        if self.before_kill:
+            self.before_kill()
+        os._exit(Interrupted(number).exit_code)
 
     def check(self) -> None:
         """Raises Interrupted if a signal was received."""
@@ -85,6 +89,14 @@ class StopSignals:
         finally:
             self.is_deferred, self.before_kill = False, None
         self.check()
+
+
+class CallSignals(StopSignals):
+    """The signals of a run that a function call trains; its process must outlive the run."""
+
+    def end(self, number: int) -> None:
+        """Raises Interrupted at the second signal, wherever the run is."""
+        raise Interrupted(number)
 
 
 class IgnoredSignals(StopSignals):
