@@ -3,6 +3,8 @@
 Shapes: N samples, D features, L latent dimensions, C H W of an image.
 """
 
+import copy
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Self
@@ -40,15 +42,19 @@ from vae_lightning.training.trainer import (
 from vae_lightning.version import __version__
 
 ROWS = 500  # that go through a network at once
-# what the estimator takes as arguments, and options of a run folder
-REFUSED = ("accelerator", "callbacks", "debug", "from_config", "hydra", "logger", "resume", "seed")
-DATA_KEYS = ("data.augment", "data.binarization")  # the others describe a data set in files
-TRAINER_KEYS = tuple(
-    f"trainer.{key}"
-    for key in (
-        *("accumulate_grad_batches", "compile", "gradient_clip_algorithm", "gradient_clip_val"),
-        *("precision", "skip_gradient_above", "steps_per_execution"),
-    )
+# the likelihood unless the overrides choose one: of rows of two values, and of others
+BINARY = ("likelihood=bernoulli",)
+GRAY = ("likelihood=gaussian", "likelihood.std=optimal")  # fits data of any scale within [0, 1]
+# what belongs to a run folder, or is an argument of the estimator
+REFUSED = (
+    *("accelerator", "callbacks", "debug", "experiment", "from_config", "hydra"),
+    *("init_from", "logger", "resume", "seed"),
+)
+# of the sections data and trainer, what has a meaning for rows in memory
+MORE_KEYS = (
+    *("data.augment", "data.binarization", "trainer.accumulate_grad_batches", "trainer.compile"),
+    *("trainer.gradient_clip_algorithm", "trainer.gradient_clip_val", "trainer.precision"),
+    *("trainer.skip_gradient_above", "trainer.steps_per_execution"),
 )
 
 
@@ -65,7 +71,9 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         batch_size: rows of an optimizer step.
         learning_rate: of the optimizer.
         overrides: options of the model and its training, as on the command line, such as
-            ``("model=conv", "likelihood=gaussian")``.
+            ``("model=conv", "likelihood=laplace")``. Without a likelihood, it is a normal
+            distribution with the standard deviation of the residuals, or, if all training values
+            are the smallest or the largest one, a Bernoulli distribution.
         image_shape: C, H, W of the image in each row; None: (1, 1, D).
         num_samples: importance samples of ``score_samples``.
         random_state: seed of the weights, the order of the rows and the noise.
@@ -83,7 +91,7 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         self,
         latent_dim: int = 2,
         *,
-        max_epochs: int = 20,
+        max_epochs: int = 100,
         batch_size: int = 128,
         learning_rate: float = 1e-3,
         overrides: Sequence[str] = (),
@@ -103,49 +111,50 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
     def fit(self, X: ArrayLike, y: object = None) -> Self:  # noqa: N803 - scikit-learn's name
         """Trains on the rows of X (N, D); y is ignored."""
         rows = self.checked(X, is_new=True)
-        shape = self.image_shape or (1, 1, rows.shape[1])
+        self.data_min_ = float(rows.min())
+        self.data_range_ = float(rows.max()) - self.data_min_ or 1.0
+        levels = (self.scaled(rows) * 255).round().to(torch.uint8)
+        cfg = self.configuration(bool(((levels == 0) | (levels == 255)).all()))
+        shape = tuple(cfg.data.image_shape or (1, 1, rows.shape[1]))
         if math.prod(shape) != rows.shape[1]:
             raise ConfigError(
                 f"image_shape={shape}: must have {rows.shape[1]} values, the features of X"
             )
-        if not Integer(1).contains(self.num_samples):
-            raise ConfigError(f"num_samples={self.num_samples}: must be an integer >= 1")
-        self.image_shape_ = tuple(shape)
-        self.data_min_ = float(rows.min())
-        self.data_range_ = float(rows.max()) - self.data_min_ or 1.0
+        self.image_shape_ = cfg.data.image_shape = shape
         with TURN, unchanged_process():
-            cfg = self.configuration()
-            self.module_ = train(cfg, (self.scaled(rows) * 255).round().to(torch.uint8))
+            self.module_ = train(cfg, levels.view(-1, *shape))
         return self
 
-    def configuration(self) -> DictConfig:
-        """The checked configuration of the arguments; raises ConfigError."""
-        words = checked_words(self.overrides)
-        for word in words:
-            key = key_of(word)
-            section = key.partition(".")[0]
-            is_known = key in (*DATA_KEYS, *TRAINER_KEYS) or section not in ("data", "trainer")
-            if section in REFUSED or not is_known:
-                raise ConfigError(
-                    f"{word}: must be an option of the model, or one of"
-                    f" {', '.join((*DATA_KEYS, *TRAINER_KEYS))}"
-                )
+    def configuration(self, is_binary: bool) -> DictConfig:
+        """The configuration of the arguments for rows of two values or others.
+
+        Raises ConfigError for an invalid argument.
+        """
+        if not Integer(1).contains(self.num_samples):
+            raise ConfigError(f"num_samples={self.num_samples}: must be an integer >= 1")
+        shape = self.image_shape
         own = {
             "model.latent_dim": self.latent_dim,
             "trainer.max_epochs": self.max_epochs,
             "data.batch_size": self.batch_size,
             "optimizer.lr": self.learning_rate,
-            "data.image_shape": f"[{','.join(map(str, self.image_shape_))}]",
-            "seed": check_random_state(self.random_state).randint(2**31),
+            "data.image_shape": "null" if shape is None else f"[{','.join(map(str, shape))}]",
         }
-        given = [f"{key}={value}" for key, value in own.items()]
-        cfg, _ = composed(["callbacks=none", "logger=none", *words, *given], {})
-        options.check(cfg)
-        options.settle(cfg)
-        cfg.trust = True
-        check_user_classes(cfg)
-        if cfg.model.get("conditional", False):
-            raise ConfigError("model.conditional=true: requires fit, because rows have no labels")
+        words = checked_words(self.overrides)
+        for word in words:
+            key = key_of(word)
+            section = key.partition(".")[0]
+            is_known = key in MORE_KEYS or section not in ("data", "trainer")
+            if key in own or section in REFUSED or not is_known:
+                raise ConfigError(
+                    f"{word}: must not be given to VAEEstimator, which takes options of the model,"
+                    f" the optimizer and the schedule, and {', '.join(MORE_KEYS)}"
+                )
+        words += [f"{key}={value}" for key, value in own.items()]
+        if not any(key_of(word) == "likelihood" for word in words):
+            words = [*(BINARY if is_binary else GRAY), *words]
+        cfg = copy.deepcopy(checked_configuration(*words))
+        cfg.seed = int(check_random_state(self.random_state).randint(2**31))
         return cfg
 
     def transform(self, X: ArrayLike) -> np.ndarray:  # noqa: N803
@@ -218,7 +227,7 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
     def images(self, X: ArrayLike) -> Tensor:  # noqa: N803
         """The rows of X (N, D) as scaled images, float64: (N, C, H, W)."""
         check_is_fitted(self)
-        return self.scaled(self.checked(X, is_new=False))
+        return self.scaled(self.checked(X, is_new=False)).view(-1, *self.image_shape_)
 
     def checked(self, X: ArrayLike, is_new: bool) -> np.ndarray:  # noqa: N803
         """The rows of X (N, D), which new training rows define and others must be like."""
@@ -226,9 +235,8 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         return np.asarray(rows)
 
     def scaled(self, rows: np.ndarray) -> Tensor:
-        """Rows (N, D) as images, of which the training values lie in [0, 1]: (N, C, H, W)."""
-        values = (rows - self.data_min_) / self.data_range_
-        return torch.from_numpy(values).reshape(len(rows), *self.image_shape_)
+        """Rows (N, D), scaled so that the training values lie in [0, 1]: (N, D)."""
+        return torch.from_numpy((rows - self.data_min_) / self.data_range_)
 
     @torch.no_grad()
     def apply(
@@ -241,6 +249,19 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
     def _n_features_out(self) -> int:
         """What ``get_feature_names_out`` counts."""
         return self.module_.latent_dim
+
+
+@functools.lru_cache(maxsize=16)
+def checked_configuration(*words: str) -> DictConfig:
+    """Composes and checks these overrides, which takes longer than a small training."""
+    cfg, _ = composed(["callbacks=none", "logger=none", *words], {})
+    options.check(cfg)
+    options.settle(cfg)
+    cfg.trust = True
+    check_user_classes(cfg)
+    if cfg.model.get("conditional", False):
+        raise ConfigError("model.conditional=true: requires fit, because rows have no labels")
+    return cfg
 
 
 def train(cfg: DictConfig, images: Tensor) -> VAE:

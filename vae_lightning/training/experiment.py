@@ -128,16 +128,16 @@ def run_experiment(
         if overrides is not None:
             run_folder.write_overrides(run, cfg, overrides)
         use_threads(cfg, start)
-        if arrays is not None:
-            cfg.data.root = str(files.write_arrays(run / run_folder.IMAGES, arrays))
-        begin(cfg, parts, resumes)
+        begin(cfg, parts, resumes, arrays)
         test = train_and_test(cfg, parts, accelerate, stop)
         return conclude(cfg, parts, test)
 
 
-def begin(cfg: DictConfig, parts: Parts, resumes: bool) -> None:
-    """Writes what the run depends on, and says what it trains on."""
+def begin(cfg: DictConfig, parts: Parts, resumes: bool, arrays: Arrays | None) -> None:
+    """Writes what the run depends on, also images that are in no file, and says what they are."""
     run = parts.run
+    if arrays is not None:
+        cfg.data.root = str(files.write_arrays(run / run_folder.IMAGES, arrays))
     run_folder.write_config(run, cfg)
     write_provenance(run, parts.initial.record() if parts.initial else None)
     log.info("data: %s", summary.describe_data(cfg, parts.data))
