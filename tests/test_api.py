@@ -327,7 +327,7 @@ def flat(module: LightningModule) -> torch.Tensor:
 def trained(*overrides: str, **arguments: object) -> tuple[Trainer, Steps]:
     """A model that a plain Trainer has trained, and what happened at its steps."""
     steps = Steps()
-    module, data = build([*MODEL, *overrides], IMAGES)
+    module, data = build(IMAGES, [*MODEL, *overrides])
     trainer = Trainer(**{**PLAIN, **arguments, "callbacks": [steps]})
     trainer.fit(module, data)
     return trainer, steps
@@ -402,7 +402,7 @@ def test_any_trainer_trains_validates_and_tests_as_a_run_does() -> None:
         [*SMALL, *common, *(f"trainer.{key}={value}" for key, value in given.items())],
         verbose=False,
     )
-    module, data = build([*MODEL, *common], IMAGES)
+    module, data = build(IMAGES, [*MODEL, *common])
     trainer = Trainer(**{**PLAIN, **given, "max_epochs": 2})
     trainer.fit(module, data)
     last = weights(run.source)
@@ -420,7 +420,7 @@ def test_any_trainer_continues_from_its_checkpoint_bit_for_bit(tmp_path: Path) -
     path = tmp_path / "two.ckpt"
     parts = {}
     for name, epochs, start in (("two", 2, None), ("three", 3, path), ("whole", 3, None)):
-        module, data = build([*MODEL, "data.binarization=dynamic"], IMAGES)
+        module, data = build(IMAGES, [*MODEL, "data.binarization=dynamic"])
         trainer = Trainer(**{**PLAIN, "max_epochs": epochs})
         trainer.fit(module, data, ckpt_path=start, weights_only=True)
         trainer.save_checkpoint(tmp_path / f"{name}.ckpt")
@@ -434,11 +434,11 @@ def test_any_trainer_continues_from_its_checkpoint_bit_for_bit(tmp_path: Path) -
 )
 def test_options_of_the_trainer_are_refused(word: str) -> None:
     with pytest.raises(ConfigError, match="give it to your Trainer"):
-        build([*MODEL, word], IMAGES)
+        build(IMAGES, [*MODEL, word])
 
 
 def test_build_starts_from_the_weights_of_a_run() -> None:
     run = fit(IMAGES, SMALL, verbose=False)
-    module, _ = build([*MODEL, f"init_from={run.source}"], IMAGES)
+    module, _ = build(IMAGES, [*MODEL, f"init_from={run.source}"])
     best = run.module.state_dict()
     assert all(torch.equal(best[name], value) for name, value in module.state_dict().items())

@@ -16,17 +16,21 @@ from vae_lightning.data.sources.arrays import LARGE_BYTES, Arrays
 Images = Any  # an array, a tensor, or what NumPy makes an array of
 
 
-def given_arrays(x: Images | Mapping[str, Images], labels: object) -> Arrays:
+def given_arrays(x: Images | Mapping[str, Images] | None, labels: object) -> Arrays | None:
     """Copies of the images and labels, as arrays with the names that data=arrays gives them.
 
     Args:
         x: images (N, H, W), (N, H, W, C) or (N, C, H, W), or vectors (N, D); or a mapping of
-            ``train``, ``val``, ``test``, ``train_labels`` and so on.
+            ``train``, ``val``, ``test``, ``train_labels`` and so on; None: there are none.
         labels: (N,), integers or texts; None: there are none.
 
     Raises ConfigError for what is no array of numbers or texts, and for more than 1 GiB. Their
     shapes and values are checked when the data set is built.
     """
+    if x is None:
+        if labels is not None:
+            raise ConfigError("labels: must be given with x")
+        return None
     if isinstance(x, Mapping):
         if "train" not in x or labels is not None:
             raise ConfigError(

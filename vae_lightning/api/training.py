@@ -26,10 +26,9 @@ from vae_lightning.runs.start import check_initial, check_resumes_alone, resume,
 from vae_lightning.runs.stored import read_stored
 from vae_lightning.sweeps.plan import SWEEP_MODE
 from vae_lightning.training.assembly import build_data, build_module, check_user_classes
-from vae_lightning.training.experiment import Result
 from vae_lightning.training.initial_weights import start_from_weights
 from vae_lightning.training.module import VAE
-from vae_lightning.training.signals import CallSignals, StopSignals
+from vae_lightning.training.signals import CallSignals
 
 # PyTorch's generator and number of threads belong to the process: its threads train in turn
 TURN = threading.RLock()
@@ -72,30 +71,27 @@ def fit(
         KeyboardInterrupt: after Ctrl-C, when the run is saved. A second Ctrl-C does not wait.
         NotFinite: if a term of the loss is not finite.
     """
-    words = checked_words(overrides)
-    arrays = None if x is None else given_arrays(x, labels)
-    if arrays is None and labels is not None:
-        raise ConfigError("labels: must be given with x")
+    words, arrays = checked_words(overrides), given_arrays(x, labels)
+    resumed = [run for word in words if (run := resumed_run(word))]
     with TURN, raising_interrupts(), unchanged_process(), lines(verbose), CallSignals() as stop:
-        runs = [run for word in words if (run := resumed_run(word))]
-        if runs:
-            check_resumes_alone(words)
+        if resumed:
             if arrays is not None:
                 raise ConfigError("x: must not be given with resume, which has its images")
-            check_one_process(read_stored(Path(runs[-1]), "resume").cfg)
-            others = [word for word in words if not resumed_run(word)]
-            result = resume(Path(runs[-1]), others, stop)
-            folder, trust = Path(runs[-1]), "trust=true" in words
+            check_resumes_alone(words)
+            folder, trust = Path(resumed[-1]), "trust=true" in words
+            check_one_process(read_stored(folder, "resume").cfg)
+            result = resume(folder, [word for word in words if not resumed_run(word)], stop)
         else:
-            result = start_new(words, arrays, stop)
-            folder, trust = result.run, True
-        if verbose and result is not None:
+            cfg, given = composed(words, arrays)
+            result = start(cfg, given, stop, arrays)
+            folder, trust = result.run if result else Path(cfg.hydra.run.dir), True
+        if verbose and result:
             print(result.table)
         return load_run(folder, trust=trust)
 
 
 def build(
-    overrides: Sequence[str] = (), x: Images | None = None, *, labels: object = None
+    x: Images | None = None, overrides: Sequence[str] = (), *, labels: object = None
 ) -> Built:
     """The LightningModule and the LightningDataModule of a configuration, for a Trainer of yours.
 
@@ -104,9 +100,9 @@ def build(
     follow the length of training, the accumulation and the clipping of that Trainer.
 
     Args:
+        x: images as in ``fit``; None: the data set that the overrides choose.
         overrides: options as on the command line, except those of the Trainer, its callbacks and
             its loggers.
-        x: images as in ``fit``; None: the data set that the overrides choose.
         labels: as in ``fit``.
 
     Raises ConfigError for an invalid option or x.
@@ -116,7 +112,7 @@ def build(
         section = key_of(word).partition(".")[0]
         if section in OF_TRAINER:
             raise ConfigError(f"{word}: must not be given to build; give it to your Trainer")
-    arrays = None if x is None else given_arrays(x, labels)
+    arrays = given_arrays(x, labels)
     cfg, _ = composed(words, arrays)
     options.check(cfg)
     check_initial(cfg)
@@ -147,14 +143,15 @@ def composed(words: Sequence[str], arrays: Arrays | None) -> tuple[DictConfig, l
 
     Raises ConfigError for an invalid option, and for what a call cannot do.
     """
-    given = expanded(words, None)
+    given = list(words)
     if arrays is not None:
         for word in words:
             if key_of(word) == "data.root" or (key_of(word) == "data" and word != "data=arrays"):
                 raise ConfigError(f"{word}: must not be given with x, which is the data set")
         given = ["data=arrays", "data.name=images", *given]
+    given = expanded(given, None)
     cfg = compose("config", given)
-    check_typed(cfg, words)
+    check_typed(cfg, given)
     if cfg.resume is not None:
         raise ConfigError(f"resume={cfg.resume}: must be typed, not be part of a file")
     if cfg.hydra.mode == SWEEP_MODE:
@@ -170,14 +167,6 @@ def check_one_process(cfg: DictConfig) -> None:
             f"accelerator.strategy={cfg.accelerator.strategy}: requires the command train, because"
             " each further process would repeat the program"
         )
-
-
-def start_new(words: Sequence[str], arrays: Arrays | None, stop: StopSignals) -> Result:
-    """Trains a new run."""
-    cfg, given = composed(words, arrays)
-    result = start(cfg, given, stop, arrays)
-    assert result is not None  # there is one process
-    return result
 
 
 @contextmanager
@@ -202,12 +191,13 @@ def unchanged_process() -> Iterator[None]:
     """Restores what a run changes in its process: the environment and the settings of PyTorch."""
     threads = torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
     with environment(), kept_generators():
         try:
             yield
         finally:
             torch.set_num_threads(threads)
-            torch.use_deterministic_algorithms(deterministic)
+            torch.use_deterministic_algorithms(deterministic, warn_only=warns)
 
 
 @contextmanager
