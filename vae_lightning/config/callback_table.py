@@ -10,7 +10,8 @@ WORKING = {
     "DeviceStatsMonitor": f"{STEPWISE}; on a CPU it requires psutil",
     "EarlyStopping": "`callbacks=early_stopping` waits for the end of the annealing",
     "EMAWeightAveraging": f"best.ckpt holds the average; {STEPWISE}; `callbacks=ema` is faster",
-    "GradientAccumulationScheduler": STEPWISE,
+    "GradientAccumulationScheduler": f"{STEPWISE}; it requires `scheduler=constant` and "
+    "`annealing=constant`",
     "LearningRateMonitor": f"{STEPWISE}; `callbacks=lr_monitor` is faster",
     "ModelCheckpoint": f"writes into checkpoints/ of the run; {STEPWISE}; `callbacks=checkpoints` "
     "is faster",

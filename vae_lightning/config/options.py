@@ -183,6 +183,8 @@ def check_callbacks(cfg: DictConfig) -> None:
         target = str(node["_target_"]) if "_target_" in node else ""
         if path.startswith("callbacks.") and (reason := refusal(target)):
             raise ConfigError(f"{path}._target_={target}: must be another class; {reason}")
+        if target.endswith(".GradientAccumulationScheduler"):
+            check_fixed_length(cfg, f"{path}._target_={target}")
         if target in PACKAGES:
             require_packages(path.replace("logger.", "logger="), PACKAGES[target])
         if target in NEED_LOGGER and not cfg.logger:
@@ -191,6 +193,17 @@ def check_callbacks(cfg: DictConfig) -> None:
             for key in ("data.val_size", "trainer.limit_val_batches"):
                 if selected(cfg, key) == 0:
                     raise ConfigError(f"{key}=0: must be above 0 for {path}, which reads val/")
+
+
+def check_fixed_length(cfg: DictConfig, callback: str) -> None:
+    """Raises ConfigError for schedules, which must know how many steps the training takes."""
+    for group in ("scheduler", "annealing"):
+        chosen = cfg.hydra.runtime.choices[group]
+        if chosen != "constant":
+            raise ConfigError(
+                f"{group}={chosen}: must be constant for {callback}, which changes the number of"
+                " steps of an epoch"
+            )
 
 
 def check_together(cfg: DictConfig) -> None:
