@@ -1,5 +1,6 @@
 """The estimator of scikit-learn: its checks, closed forms, and what a fit leaves behind."""
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.utils.estimator_checks import check_estimator
 
-from vae_lightning import VAEEstimator
+from vae_lightning import VAE, VAEEstimator
 from vae_lightning.checks.errors import ConfigError
 
 TINY = ("model.hidden_dims=[8]",)
@@ -90,6 +91,16 @@ def test_a_clone_with_the_same_random_state_is_equal_and_leaves_no_file(
     other = clone(estimator).set_params(random_state=4).fit_transform(rows())
     assert not np.array_equal(codes, other)
     assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_is_a_keyboard_interrupt_and_its_handler_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(VAE, "on_train_epoch_end", lambda _: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        VAEEstimator(overrides=TINY).fit(rows())
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 IMAGES = load_digits().data[:100]

@@ -4,7 +4,6 @@ Shapes: N samples, D features, L latent dimensions, C H W of an image.
 """
 
 import copy
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Self
@@ -19,43 +18,18 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from vae_lightning import rng
-from vae_lightning.api.training import TURN, checked_words, composed, unchanged_process
+from vae_lightning.api.rows import BINARY, GRAY, MORE_KEYS, REFUSED, checked_configuration, train
+from vae_lightning.api.training import TURN, checked_words, raising_interrupts, unchanged_process
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.checks.ranges import Integer
-from vae_lightning.compile import accelerate
-from vae_lightning.config import options
-from vae_lightning.data.images import ImageData
-from vae_lightning.data.sources.source import Part, empty
 from vae_lightning.distributions import BernoulliLikelihood
 from vae_lightning.evaluation.latents import moments
 from vae_lightning.evaluation.likelihood import decoded_at_once, log_likelihood
-from vae_lightning.runs.build import build
 from vae_lightning.runs.from_config import key_of
-from vae_lightning.training.assembly import build_module, check_user_classes, limits
-from vae_lightning.training.module import EVALUATION_SEED, VAE
-from vae_lightning.training.trainer import (
-    make_trainer,
-    silence_notices,
-    steps_per_execution,
-    trainer_arguments,
-)
-from vae_lightning.version import __version__
+from vae_lightning.training.module import EVALUATION_SEED
+from vae_lightning.training.signals import CallSignals
 
 ROWS = 500  # that go through a network at once
-# the likelihood unless the overrides choose one: of rows of two values, and of others
-BINARY = ("likelihood=bernoulli",)
-GRAY = ("likelihood=gaussian", "likelihood.std=optimal")  # fits data of any scale within [0, 1]
-# what belongs to a run folder, or is an argument of the estimator
-REFUSED = (
-    *("accelerator", "callbacks", "debug", "experiment", "from_config", "hydra"),
-    *("init_from", "logger", "resume", "seed"),
-)
-# of the sections data and trainer, what has a meaning for rows in memory
-MORE_KEYS = (
-    *("data.augment", "data.binarization", "trainer.accumulate_grad_batches", "trainer.compile"),
-    *("trainer.gradient_clip_algorithm", "trainer.gradient_clip_val", "trainer.precision"),
-    *("trainer.skip_gradient_above", "trainer.steps_per_execution"),
-)
 
 
 class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -84,7 +58,8 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         image_shape_: C, H, W.
         n_features_in_: D.
 
-    ``fit`` raises ConfigError, a ValueError, for invalid arguments and overrides.
+    ``fit`` raises ConfigError, a ValueError, for invalid arguments and overrides, NotFinite if a
+    term of the loss is not finite, and KeyboardInterrupt after Ctrl-C.
     """
 
     def __init__(
@@ -121,7 +96,7 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
                 f"image_shape={shape}: must have {rows.shape[1]} values, the features of X"
             )
         self.image_shape_ = cfg.data.image_shape = shape
-        with TURN, unchanged_process():
+        with TURN, raising_interrupts(), unchanged_process(), CallSignals():
             self.module_ = train(cfg, levels.view(-1, *shape))
         return self
 
@@ -249,47 +224,3 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
     def _n_features_out(self) -> int:
         """What ``get_feature_names_out`` counts."""
         return self.module_.latent_dim
-
-
-@functools.lru_cache(maxsize=16)
-def checked_configuration(*words: str) -> DictConfig:
-    """Composes and checks these overrides, which takes longer than a small training."""
-    cfg, _ = composed(["callbacks=none", "logger=none", *words], {})
-    options.check(cfg)
-    options.settle(cfg)
-    cfg.trust = True
-    check_user_classes(cfg)
-    if cfg.model.get("conditional", False):
-        raise ConfigError("model.conditional=true: requires fit, because rows have no labels")
-    return cfg
-
-
-def train(cfg: DictConfig, images: Tensor) -> VAE:
-    """The model of a configuration, trained on images (N, C, H, W), uint8; in float64."""
-    silence_notices()
-    none = empty(cfg.data.image_shape)
-    parts = {"train": Part(images, torch.zeros(len(images), dtype=torch.int64))}
-    data = ImageData(
-        "rows",
-        parts | {"val": none, "test": none},
-        cfg.data.batch_size,
-        cfg.data.binarization,
-        cfg.seed,
-        augment=list(cfg.data.augment),
-    )
-    module = build_module(cfg)
-    module.start_from(data)
-    data.limit(limits(cfg))
-    data.group_batches(steps_per_execution(cfg, []))
-    arguments = trainer_arguments(cfg) | {
-        "max_epochs": cfg.trainer.max_epochs,
-        "accumulate_grad_batches": cfg.trainer.accumulate_grad_batches,
-        "limit_val_batches": 0,
-        "logger": False,
-        "enable_checkpointing": False,
-    }
-    trainer = make_trainer(cfg, arguments)
-    with accelerate(cfg, trainer, module, data):
-        trainer.fit(module, data)
-    state = {name: value.cpu() for name, value in module.state_dict().items()}
-    return build(cfg, state, "VAEEstimator", __version__, trust=True).double()
