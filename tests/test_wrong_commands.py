@@ -99,7 +99,7 @@ def refuse(line: str) -> None:
     if name != "train":
         configuration(name, options_of(name), words, folders=name == "report")
         return
-    args = arguments.parse(words)
+    args = arguments.parse(words, "config")
     if args.multirun or args.cfg is not None:
         importlib.import_module("vae_lightning.sweeps.start").list_jobs(args.overrides, None)
     options.check(compose("config", [*search_path(args.config_dir), *args.overrides]))
