@@ -24,7 +24,7 @@ from vae_lightning.config.compose import (
 )
 from vae_lightning.config.environment import environment
 from vae_lightning.config.hydra_table import FLAGS
-from vae_lightning.config.interpolations import check_references
+from vae_lightning.config.interpolations import check_references, folder
 from vae_lightning.version import __version__
 
 REFUSED = "must not be given"
@@ -58,7 +58,8 @@ def parse(argv: list[str], name: str) -> argparse.Namespace:
     parser.add_argument("--version", action="version", version=version)
     args, unknown = parser.parse_known_intermixed_args(argv)
     if unknown:
-        raise ConfigError(describe_unknown(unknown, argv, name))
+        flags = [word for word in unknown if word.startswith("-")]  # the others may be their values
+        raise ConfigError(describe_unknown(flags or unknown, argv, name))
     for flags, use in FLAGS.items():
         flag = flags.partition(",")[0]
         value = getattr(args, attribute(flag), None)
@@ -166,13 +167,15 @@ def print_information(name: str, args: argparse.Namespace) -> None:
 
 def configuration_text(cfg: DictConfig, args: argparse.Namespace) -> str:
     """The part of a configuration that --cfg and --package ask for; raises ConfigError if none."""
+    if args.resolve:
+        check_references(cfg)
+        for kind in ("run", "sweep"):
+            folder(cfg, kind)
+        OmegaConf.resolve(cfg)
     hidden = {"job": ["hydra"], "hydra": [key for key in cfg if key != "hydra"]}.get(args.cfg, [])
     part = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in hidden])
     if args.package:
         part = OmegaConf.select(part, args.package)
         if not OmegaConf.is_config(part):
             raise ConfigError(f"--package={args.package}: must be a section of the configuration")
-    if args.resolve:
-        check_references(cfg)
-        OmegaConf.resolve(cfg)
     return OmegaConf.to_yaml(part)

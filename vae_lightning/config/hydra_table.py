@@ -112,5 +112,6 @@ def check_key(shown: str, key: str, value: str, name: str) -> None:
     if use.is_honored and name == "config":
         reason = "it must not be removed"
     close = difflib.get_close_matches(key, HONORED_KEYS, n=1, cutoff=CLOSE)
-    meant = f"; did you mean {close[0]}?" if close and name == "config" else ""
+    is_unknown = place == "hydra" and name == "config"
+    meant = f"; did you mean {close[0]}?" if close and is_unknown else ""
     raise ConfigError(f"{shown}: must not be given; {reason}{meant}")

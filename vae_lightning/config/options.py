@@ -212,9 +212,10 @@ def no_class(section: str, name: str) -> str:
 
 def check_sizes(cfg: DictConfig) -> None:
     """Raises ConfigError for a part of the model with other sizes than the rest."""
+    nodes = list(class_nodes(of_run(cfg)))
     for key in ("model.latent_dim", "data.image_shape"):
         common, name = selected(cfg, key), last_part(key)
-        for path, node in class_nodes(of_run(cfg)):
+        for path, node in nodes:
             is_own = node.get("_target_", "").startswith("vae_lightning.")
             if path != "data" and is_own and name in node and plain(node, name) != common:
                 value = show(plain(node, name))

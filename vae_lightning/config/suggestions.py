@@ -10,7 +10,6 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("epoch", "epochs", "numepochs", "nepochs"), ("trainer.max_epochs",)),
     **dict.fromkeys(("steps", "iterations", "numsteps"), ("trainer.max_steps",)),
     **dict.fromkeys(("lr", "learningrate"), ("optimizer.lr",)),
-    **dict.fromkeys(("wd", "decay"), ("optimizer.weight_decay",)),
     **dict.fromkeys(("optim", "opt"), ("optimizer",)),
     **dict.fromkeys(("batch", "batches", "bs"), ("data.batch_size",)),
     **dict.fromkeys(("datadir", "dataroot", "datapath"), ("data.root",)),
