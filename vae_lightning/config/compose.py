@@ -65,7 +65,7 @@ def compose(name: str, overrides: list[str]) -> DictConfig:
             raise
         raise ConfigError(describe_group_error(overrides)) from error
     if any(word.startswith(hydra_table.SEARCH_PATH) for word in words):
-        hydra_table.check_files(cfg, compose(name, []), name)
+        hydra_table.check_files(cfg, default(name), name)
     read_environment(cfg, PATH_KEYS)
     return cfg
 
@@ -74,6 +74,12 @@ def composed(name: str, words: list[str]) -> DictConfig:
     """What Hydra composes; raises its errors."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return hydra.compose(name, words, return_hydra_config=True)
+
+
+@functools.cache
+def default(name: str) -> DictConfig:
+    """The configuration of a command without any override; not to be changed."""
+    return compose(name, [])
 
 
 def as_hydra_reads(override: str) -> str:
@@ -222,7 +228,7 @@ def keys_of(name: str) -> tuple[str, ...]:
 
     What is trained comes first; values that refer to others come last.
     """
-    content = OmegaConf.to_container(compose(name, []))
+    content = OmegaConf.to_container(default(name))
     assert isinstance(content, dict)
     del content["hydra"]
     order = [*TRAINING_GROUPS, "data", "trainer"]

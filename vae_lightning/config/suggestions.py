@@ -62,7 +62,7 @@ def same_key(key: str, valid: Sequence[str]) -> str | None:
 
 def close_key(key: str, valid: Sequence[str]) -> str | None:
     """The valid key that is spelled most like this one, as a whole or in its last part."""
-    others = [each for each in valid if each != key]
+    others = [each for each in valid if each != key and not each.startswith("hydra.")]
     by_last_part: dict[str, str] = {}
     for each in others:
         by_last_part.setdefault(last_part(each), each)
