@@ -133,7 +133,7 @@ def test_sample_writes_the_samples_of_the_run(run: Run) -> None:
     binary = load_run("binary").sample(23, label=classes)
     assert np.array_equal(arrays("classes.npz")["images"], binary)
     assert do("sample run=binary count=23 output=classes.png") == 0
-    assert torch.equal(cells(Path("classes.png"), 3, 10)[1], canvas.to_bytes(binary[10:20, 0]))
+    assert torch.equal(cells(Path("classes.png"), 3, 10)[1], canvas.to_bytes(binary[10:20])[:, 0])
 
 
 def test_reconstruct_writes_images_beside_their_reconstructions(run: Run) -> None:
@@ -218,8 +218,8 @@ WRONG = {
     "encode run=run label=3": "label=3: requires a model that was trained with model.conditional",
     "encode run=binary label=10": "label=10: must be an integer from 0 to 9",
     "encode run=binary images=small.npy": "label=null: must be an integer from 0 to 9, because",
-    "encode run=run images=small.npy": "images=small.npy: must have shape (N, 1, 28, 28),",
-    "encode run=run images=none": "images=none: must be an image, a .npy or .npz file, or a folder",
+    "encode run=run images=small.npy": "images=small.npy: must have shape (N, 1, 28, 28) or",
+    "encode run=run images=none": "images=none: must be an image, an array file (.npz, .npy,",
     "encode run=run images=text.png": "images=text.png: must be an image",
     "encode run=run output=full.npz": "output=full.npz: must be a file, but a folder is there",
     "sample run=run count=0": "count=0: must be an integer >= 1",

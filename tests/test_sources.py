@@ -268,7 +268,7 @@ def test_images_of_one_value_have_any_layout() -> None:
 
 def test_arrays_of_another_shape_or_range_are_refused() -> None:
     values = np.zeros((4, 5, 7), np.uint8)
-    with pytest.raises(ConfigError, match=r"data.image_shape=\[1, 7, 5\].*are \[1, 5, 7\]"):
+    with pytest.raises(ConfigError, match=r"data.image_shape=\[1, 7, 5\].*has \[1, 5, 7\]"):
         find_format(values, "x", (1, 7, 5))
     with pytest.raises(ConfigError, match=r"data.range=\[0, 10\]: must contain x, which is uint8"):
         find_format(values + 11, "x", None, (0, 10))

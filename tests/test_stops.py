@@ -47,6 +47,16 @@ def runs(server: ForkServer, tiny_root: Path, tmp_path_factory: pytest.TempPathF
             "last step of an epoch", (Fault(f"{MODULE}.training_step", TERM, 25),), SINGLE_STEPS
         ),
         Attack("last step", (Fault(f"{MODULE}.training_step", TERM, 75),), SINGLE_STEPS),
+        Attack(
+            "last step, within an epoch",
+            (Fault(f"{MODULE}.training_step", TERM, 37),),
+            ("trainer.max_steps=37", *SINGLE_STEPS),
+        ),
+        Attack(
+            "last call, within an epoch",
+            (Fault(f"{MODULE}.training_step", KILL, 4), Fault(f"{MODULE}.training_step", TERM, 6)),
+            ("trainer.max_steps=37", "trainer.val_check_interval=10"),
+        ),
         Attack("validation", (Fault(f"{MODULE}.validation_step", signal.SIGUSR1, 2),)),
         Attack("pictures", (Fault("vae_lightning.plots.canvas:save_png", signal.SIGUSR2, 3),)),
         Attack("saving", (Fault(f"{RECORDER}:link", KILL, 2, after=True),)),

@@ -13,9 +13,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from vae_lightning.checks.errors import ConfigError, nearest, show
 from vae_lightning.checks.ranges import Option, check_value
-from vae_lightning.config.callback_table import refusal
+from vae_lightning.config.callback_table import check_named, refusal
 from vae_lightning.config.class_table import NEED_LOGGER, NEED_VALIDATION, PACKAGES
-from vae_lightning.config.compose import CONF, choices, default_choices, unknown_key
+from vae_lightning.config.compose import CONF, default_choices, unknown_key
 from vae_lightning.config.dotted import last_part
 from vae_lightning.config.general_options import (
     GENERAL_OPTIONS,
@@ -184,14 +184,13 @@ def plain(node: DictConfig, name: str) -> object:
 
 def check_callbacks(cfg: DictConfig) -> None:
     """Raises ConfigError for classes that cannot work, alone or with the rest of the values."""
-    for section in ("callbacks", "logger"):
-        for name, node in cfg[section].items():
-            if not isinstance(node, DictConfig) or "_target_" not in node:
-                raise ConfigError(no_class(section, str(name)))
+    check_named(cfg)
     for path, node in class_nodes(of_run(cfg)):
         target = str(node["_target_"]) if "_target_" in node else ""
         if path.startswith("callbacks.") and (reason := refusal(target)):
             raise ConfigError(f"{path}._target_={target}: must be another class; {reason}")
+        if target.endswith(".GradientAccumulationScheduler"):
+            check_fixed_length(cfg, f"{path}._target_={target}")
         if target in PACKAGES:
             require_packages(path.replace("logger.", "logger="), PACKAGES[target])
         if target in NEED_LOGGER and not cfg.logger:
@@ -202,27 +201,30 @@ def check_callbacks(cfg: DictConfig) -> None:
                     raise ConfigError(f"{key}=0: must be above 0 for {path}, which reads val/")
 
 
-def no_class(section: str, name: str) -> str:
-    """The message about a callback or a logger without a class, with the file that has one."""
-    reason = f"must name its class: +{section}.{name}._target_=CLASS"
-    if name in choices(section):
-        reason += f"; {section}=[{default_choices()[section]},{name}] adds that of this package"
-    return f"{section}.{name}: {reason}"
-
-
 def check_sizes(cfg: DictConfig) -> None:
     """Raises ConfigError for a part of the model with other sizes than the rest."""
     nodes = list(class_nodes(of_run(cfg)))
     for key in ("model.latent_dim", "data.image_shape"):
         common, name = selected(cfg, key), last_part(key)
         for path, node in nodes:
-            is_own = node.get("_target_", "").startswith("vae_lightning.")
+            is_own = str(node.get("_target_")).startswith("vae_lightning.")
             if path != "data" and is_own and name in node and plain(node, name) != common:
                 value = show(plain(node, name))
                 raise ConfigError(
                     f"{path}.{name}={value}: must be the same in all parts of the model; did you"
                     f" mean {key}={value}?"
                 )
+
+
+def check_fixed_length(cfg: DictConfig, callback: str) -> None:
+    """Raises ConfigError for schedules, which must know how many steps the training takes."""
+    for group in ("scheduler", "annealing"):
+        chosen = cfg.hydra.runtime.choices[group]
+        if chosen != "constant":
+            raise ConfigError(
+                f"{group}={chosen}: must be constant for {callback}, which changes the number of"
+                " steps of an epoch"
+            )
 
 
 def check_together(cfg: DictConfig) -> None:

@@ -74,8 +74,8 @@ def read_path(path: Path, wanted: Wanted, key: str) -> tuple[Tensor, list[str]]:
         files, names = [path], [name_of(Path(path.name))]
     else:
         raise ConfigError(
-            f"{key}: must be an image, a file {', '.join(arrays.ENDINGS)}, or a folder of images;"
-            " there is none"
+            f"{key}: must be an image, an array file ({', '.join(arrays.ENDINGS)}), or a folder of"
+            " images"
         )
     images = [read_file(file, wanted, f"{key.partition('=')[0]}={file}") for file in files]
     return torch.stack(images).float() / 255, names
