@@ -75,6 +75,7 @@ AS_PROCESSES = {
     "train resume=none from_config=x": "from_config=x: must not be given with resume",
     "train -m init_from=none seed=1,2": "init_from=none: must be a run folder",
     "train +resume=none": "resume=none: must be a run folder",
+    "train resume=none --config-dir=.": "--config-dir=.: must not be given with resume",
     "train resume=file": "resume=file: must be a run folder",
     "train data.image_shape=[1,2,3]": "data.image_shape=[1, 2, 3]: must be the channels",
     "train +trainer.foo=1": "foo",

@@ -83,6 +83,11 @@ def start_or_resume(args: argparse.Namespace, stop: StopSignals) -> None:
     """Continues the run that an override names, or starts a new one."""
     runs = [run for word in args.overrides if (run := resumed_run(word))]
     if runs:
+        if args.config_dir is not None:
+            raise ConfigError(
+                f"--config-dir={args.config_dir}: must not be given with resume; the run folder"
+                " holds the whole configuration"
+            )
         resume(Path(runs[-1]), [word for word in args.overrides if not resumed_run(word)], stop)
     else:
         start_new(args, stop)

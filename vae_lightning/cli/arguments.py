@@ -53,7 +53,13 @@ def parse(argv: list[str], name: str) -> argparse.Namespace:
 
     Raises ConfigError for an unknown or refused flag, and for flags that exclude each other.
     """
-    parser = Parser(name, add_help=False, parents=[get_args_parser()], conflict_handler="resolve")
+    parser = Parser(
+        name,
+        add_help=False,
+        parents=[get_args_parser()],
+        conflict_handler="resolve",
+        allow_abbrev=False,  # --experiment is no flag of Hydra
+    )
     version = f"vae_lightning {__version__}"  # Hydra's own flag prints the version of Hydra
     parser.add_argument("--version", action="version", version=version)
     args, unknown = parser.parse_known_intermixed_args(argv)
