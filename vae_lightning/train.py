@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from vae_lightning.checks.errors import ConfigError
 from vae_lightning.cli import arguments
 from vae_lightning.cli.command import exit_codes
 from vae_lightning.cli.help import describe_groups, describe_options, help_page
@@ -47,19 +48,16 @@ def main() -> None:
         if is_started_process():
             join()
             return
-        argv = sys.argv[1:]
-        args = arguments.parse(argv)
+        args = arguments.parse(sys.argv[1:], "config")
         check_resumes_alone(args.overrides)
         if not args.help and named_run(args.overrides):
-            flags = [word for word in argv if word not in args.overrides]
             args.overrides = expanded(args.overrides, args.config_dir)
-            argv = [*flags, *args.overrides]
         if args.help:
             print(help_text())
         elif args.multirun and args.cfg:
             print(list_jobs(args.overrides, args.config_dir))
         elif arguments.asks_for_information(args):
-            arguments.hydra_main("config", argv, lambda _: None)
+            arguments.print_information("config", args)
         elif args.multirun or f"hydra.mode={SWEEP_MODE.name}" in args.overrides:
             sweep(args)
         else:
@@ -85,6 +83,11 @@ def start_or_resume(args: argparse.Namespace, stop: StopSignals) -> None:
     """Continues the run that an override names, or starts a new one."""
     runs = [run for word in args.overrides if (run := resumed_run(word))]
     if runs:
+        if args.config_dir is not None:
+            raise ConfigError(
+                f"--config-dir={args.config_dir}: must not be given with resume; the run folder"
+                " holds the whole configuration"
+            )
         others = [word for word in args.overrides if not resumed_run(word)]
         result = resume(Path(runs[-1]), others, stop)
     else:

@@ -22,10 +22,10 @@ from vae_lightning.api.rows import BINARY, GRAY, MORE_KEYS, REFUSED, checked_con
 from vae_lightning.api.training import TURN, checked_words, raising_interrupts, unchanged_process
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.checks.ranges import Integer
+from vae_lightning.config.hydra_table import key_of
 from vae_lightning.distributions import BernoulliLikelihood
 from vae_lightning.evaluation.latents import moments
 from vae_lightning.evaluation.likelihood import decoded_at_once, log_likelihood
-from vae_lightning.runs.from_config import key_of
 from vae_lightning.training.module import EVALUATION_SEED
 from vae_lightning.training.signals import CallSignals
 

@@ -17,9 +17,10 @@ from vae_lightning.cli.command import ConsoleHandler, console
 from vae_lightning.config import options
 from vae_lightning.config.compose import compose
 from vae_lightning.config.environment import environment
+from vae_lightning.config.hydra_table import key_of
 from vae_lightning.data.images import ImageData
 from vae_lightning.data.sources.arrays import Arrays
-from vae_lightning.runs.from_config import check_typed, expanded, key_of
+from vae_lightning.runs.from_config import check_typed, expanded
 from vae_lightning.runs.load import load_run
 from vae_lightning.runs.run import Run
 from vae_lightning.runs.start import check_initial, check_resumes_alone, resume, resumed_run, start

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from vae_lightning.checks.errors import ConfigError, Interrupted, counted
-from vae_lightning.config import options
+from vae_lightning.config import interpolations, options
+from vae_lightning.config.dotted import is_part
 from vae_lightning.config.environment import (
     RESUMES_VARIABLE,
     RUN_VARIABLE,
@@ -23,7 +24,7 @@ from vae_lightning.config.environment import (
     is_requeued,
     rank,
 )
-from vae_lightning.runs.from_config import key_of
+from vae_lightning.config.hydra_table import key_of
 from vae_lightning.runs.stored import CONFIG, read_stored, require_run
 from vae_lightning.runs.untrusted import check_links
 from vae_lightning.storage import run_folder
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from vae_lightning.data.sources.arrays import Arrays
     from vae_lightning.training.experiment import Result
 
+SWEEP = "hydra.sweep"  # the keys of Hydra that are read in a sweep only
 LIMITS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")  # may change on resume
 
 
@@ -57,14 +59,14 @@ def start(
 
     ``overrides`` is what was typed, ``arrays`` the images of data=arrays if they are in no file.
     """
-    for section in options.SWEEP_SECTIONS:
-        if any(word.lstrip("+").startswith(section) for word in overrides):
-            raise ConfigError(f"{section}: must only be given for a sweep; -m starts one")
-    is_folder_given = any(word.startswith("hydra.run.dir=") for word in overrides)
+    for word in overrides:
+        if any(is_part(key_of(word), section) for section in (*options.SWEEP_SECTIONS, SWEEP)):
+            raise ConfigError(f"{word}: must only be given for a sweep; -m starts one")
+    is_folder_given = any(key_of(word) == "hydra.run.dir" for word in overrides)
     options.check(cfg)
     if cfg.accelerator.num_nodes > 1:
         check_nodes(cfg, is_folder_given)
-    path = Path(cfg.hydra.run.dir)
+    path = interpolations.folder(cfg, "run")
     if is_folder_given and is_requeued() and (path / CONFIG).is_file():
         return resume(path, overrides, stop)
     check_initial(cfg)

@@ -19,6 +19,7 @@ STOP_SIGNALS = tuple(
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
     if hasattr(signal, name)
 )
+STOPPING = "stopping after this step; press Ctrl-C again to stop now"
 
 
 class StopSignals:
@@ -61,10 +62,11 @@ class StopSignals:
         if self.received is not None:
             self.end(number)
         self.received = number
-        if self.is_deferred:
-            log.info("stopping after this step; press Ctrl-C again to stop now")
-        else:
+        if not self.is_deferred:
             raise Interrupted(number)
+        # in a thread: the signal may have come while this thread writes a line, which Python does
+        # not allow to be cut by another line
+        threading.Thread(target=log.info, args=(STOPPING,)).start()
 
     def end(self, number: int) -> None:
         """Ends the process at the second signal."""
