@@ -84,6 +84,8 @@ ANSWERS = {
     "train --data mnist": "--data mnist: no such flag; did you mean data=mnist?",
     "train --resume outputs/a": "--resume outputs/a: no such flag; did you mean resume=outputs/a?",
     "train --experiment ppca": "--experiment ppca: no such flag; did you mean experiment=ppca?",
+    "train data.augment.flip=true": "data.augment.flip=true: data.augment is a list; write"
+    " data.augment=[...]",
     "train --debug": "--debug: no such flag; did you mean debug=NAME?",
     "train --compile": "--compile: no such flag; did you mean trainer.compile=VALUE?",
     "train --gpus 2": "--gpus 2: no such flag; accelerator=gpu uses one GPU, and"

@@ -68,6 +68,8 @@ def compose(name: str, overrides: list[str]) -> DictConfig:
     except COMPOSITION_ERRORS as error:
         raise ConfigError(explain(error, name)) from error
     except ValueError as error:
+        if "invalid literal for int" in str(error):
+            raise ConfigError(describe_list_error(words, name)) from error
         if "Config group override" not in str(error):
             raise
         raise ConfigError(describe_group_error(overrides)) from error
@@ -132,6 +134,18 @@ def quoted(text: str) -> str:
     escaped = re.sub(r"(\\*)('|\$\{)", r"\1\1\\\2", text)
     escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
     return f"'{escaped}'"
+
+
+def describe_list_error(words: Iterable[str], name: str) -> str:
+    """What is wrong with the first override of an entry of a list, such as data.augment.flip=1."""
+    before: list[str] = []
+    for word in words:
+        key = word.partition("=")[0].lstrip("+~")
+        parent = key.rpartition(".")[0]
+        if parent and OmegaConf.is_list(OmegaConf.select(composed(name, before), parent)):
+            return f"{word}: {parent} is a list; write {parent}=[...]"
+        before.append(word)
+    return "an entry of a list must be given by its position"
 
 
 def describe_group_error(overrides: Iterable[str]) -> str:
