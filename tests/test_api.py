@@ -207,7 +207,7 @@ WRONG = {
     "data.root=images": "data.root=images: must not be given with x",
     "accelerator=ddp_cpu": "accelerator.strategy=ddp: requires the command train",
     "hydra.mode=MULTIRUN": "requires the command train -m",
-    "search.trials=3": "search: must only be given for a sweep",
+    "search.trials=3": "search.trials=3: must only be given for a sweep",
     "resume=nothing": "must not be given with resume|must be a run folder",
     "likelihood=bernoulli": "likelihood",
     "data.range=[0,0.5]": "must contain x",

@@ -152,7 +152,7 @@ def test_rows_of_two_values_have_probabilities() -> None:
         ({"image_shape": (1, 2, 2)}, "image_shape=.*must have 6 values"),
         ({"image_shape": (1, 6)}, "data.image_shape=.*must be"),
         ({"overrides": "model=conv"}, "must be a list of texts"),
-        ({"overrides": ("model=cnv",)}, "did you mean conv"),
+        ({"overrides": ("model=cnv",)}, "did you mean model=conv"),
         ({"overrides": ("trainer.max_epochs=3",)}, "must not be given to VAEEstimator"),
         ({"overrides": ("logger=wandb",)}, "must not be given to VAEEstimator"),
         ({"overrides": ("seed=1",)}, "must not be given to VAEEstimator"),

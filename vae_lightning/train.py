@@ -16,7 +16,14 @@ from vae_lightning.config import options
 from vae_lightning.config.compose import compose, default_choices, search_path
 from vae_lightning.config.environment import is_started_process
 from vae_lightning.runs.from_config import check_typed, expanded, named_run
-from vae_lightning.runs.start import check_resumes_alone, join, resume, resumed_run, start
+from vae_lightning.runs.start import (
+    check_no_sweep,
+    check_resumes_alone,
+    join,
+    resume,
+    resumed_run,
+    start,
+)
 from vae_lightning.sweeps.plan import SWEEP_MODE
 from vae_lightning.sweeps.start import list_jobs, start_sweep
 from vae_lightning.training.signals import StopSignals
@@ -105,6 +112,7 @@ def start_new(args: argparse.Namespace, stop: StopSignals) -> "Result | None":
         return resume(Path(cfg.resume), others, stop)
     if cfg.hydra.mode == SWEEP_MODE:  # the file of an experiment says so
         sweep(args)
+    check_no_sweep(args.overrides)
     return start(cfg, args.overrides, stop)
 
 

@@ -23,7 +23,14 @@ from vae_lightning.data.sources.arrays import Arrays
 from vae_lightning.runs.from_config import check_typed, expanded
 from vae_lightning.runs.load import load_run
 from vae_lightning.runs.run import Run
-from vae_lightning.runs.start import check_initial, check_resumes_alone, resume, resumed_run, start
+from vae_lightning.runs.start import (
+    check_initial,
+    check_no_sweep,
+    check_resumes_alone,
+    resume,
+    resumed_run,
+    start,
+)
 from vae_lightning.runs.stored import read_stored
 from vae_lightning.sweeps.plan import SWEEP_MODE
 from vae_lightning.training.assembly import build_data, build_module, check_user_classes
@@ -157,6 +164,7 @@ def composed(words: Sequence[str], arrays: Arrays | None) -> tuple[DictConfig, l
         raise ConfigError(f"resume={cfg.resume}: must be typed, not be part of a file")
     if cfg.hydra.mode == SWEEP_MODE:
         raise ConfigError("hydra.mode=MULTIRUN: requires the command train -m")
+    check_no_sweep(words)
     check_one_process(cfg)
     return cfg, given
 

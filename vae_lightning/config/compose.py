@@ -3,20 +3,13 @@
 A mistake in an override or a file raises ConfigError. This module imports no heavy packages.
 """
 
-import copy
 import functools
 import re
-import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import yaml
-from hydra import version
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.utils import create_config_search_path
-from hydra.core.utils import setup_globals
 from hydra.errors import HydraException, MissingConfigException
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -25,6 +18,7 @@ from vae_lightning.config import hydra_table
 from vae_lightning.config.class_table import DATASETS, OPTIMIZERS, SCHEDULERS
 from vae_lightning.config.dotted import known_keys
 from vae_lightning.config.interpolations import read_environment
+from vae_lightning.config.own_hydra import load
 from vae_lightning.config.suggestions import advice, close_choice, close_key, same_key, squeezed
 from vae_lightning.config.trainer_options import REFUSED_TRAINER_KEYS
 
@@ -49,7 +43,6 @@ TRAINING_GROUPS = (
 )
 # the exceptions that Hydra, OmegaConf and PyYAML raise for an invalid override or file
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
-COMPOSING = threading.Lock()  # Hydra keeps the version that it is compatible with for all threads
 
 
 def compose(name: str, overrides: list[str]) -> DictConfig:
@@ -80,21 +73,8 @@ def compose(name: str, overrides: list[str]) -> DictConfig:
 
 
 def composed(name: str, words: list[str]) -> DictConfig:
-    """What a Hydra of its own composes; raises its errors.
-
-    The Hydra of a program that calls this package, such as one with ``hydra.main``, stays as it is.
-    """
-    if not OmegaConf.has_resolver("now"):
-        setup_globals()
-    loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
-    with COMPOSING:
-        before = version.VersionBase.instance()
-        version.VersionBase.set_instance(copy.copy(before))
-        version.setbase("1.3")
-        try:
-            return loader.load_configuration(name, words, RunMode.RUN, from_shell=False)
-        finally:
-            version.VersionBase.set_instance(before)
+    """What Hydra composes; raises its errors."""
+    return load(CONF, name, words)
 
 
 @functools.cache

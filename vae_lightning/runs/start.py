@@ -52,6 +52,13 @@ def check_resumes_alone(words: Sequence[str]) -> None:
                 raise ConfigError(f"{word}: must not be given with resume; only a new run takes it")
 
 
+def check_no_sweep(words: Sequence[str]) -> None:
+    """Raises ConfigError for an option that only a sweep has."""
+    for word in words:
+        if any(is_part(key_of(word), section) for section in (*options.SWEEP_SECTIONS, SWEEP)):
+            raise ConfigError(f"{word}: must only be given for a sweep; -m starts one")
+
+
 def start(
     cfg: DictConfig, overrides: Sequence[str], stop: StopSignals, arrays: "Arrays | None" = None
 ) -> "Result | None":
@@ -59,9 +66,6 @@ def start(
 
     ``overrides`` is what was typed, ``arrays`` the images of data=arrays if they are in no file.
     """
-    for word in overrides:
-        if any(is_part(key_of(word), section) for section in (*options.SWEEP_SECTIONS, SWEEP)):
-            raise ConfigError(f"{word}: must only be given for a sweep; -m starts one")
     is_folder_given = any(key_of(word) == "hydra.run.dir" for word in overrides)
     options.check(cfg)
     if cfg.accelerator.num_nodes > 1:
