@@ -43,7 +43,7 @@ AS_PROCESSES = {
     "train hydra.run.dir=file": "hydra.run.dir=file: must be a new or empty folder",
     "train resume=": "resume=.: must be a run folder",
     "train hydra.run.dir=": "hydra.run.dir=.: must be a new or empty folder",
-    "verify output=x.png": "output=x.png: requires run=RUN",
+    "verify out=x.png": "out=x.png: requires run=RUN",
     "train hydra.run.dir=.": "hydra.run.dir=.: must be a new or empty folder",
     "evaluate run=file/below": "run=file/below: must be a run folder",
     "evaluate run=none": "run=none: must be a run folder",
@@ -51,13 +51,13 @@ AS_PROCESSES = {
     "pictures run=none": "run=none: must be a run folder",
     "explore run=none": "run=none: must be a run folder",
     "export run=none": "run=none: must be a run folder",
-    "export run=none output=file/below": "output=file/below: must be in a folder",
-    "pictures run=none output=file/below": "output=file/below: must be in a folder",
-    "explore run=none output=file/below.html": "output=file/below.html: must be in a folder",
+    "export run=none out=file/below": "out=file/below: must be in a folder",
+    "pictures run=none out=file/below": "out=file/below: must be in a folder",
+    "explore run=none out=file/below.html": "out=file/below.html: must be in a folder",
     "encode run=none": "run=none: must be a run folder",
     "sample run=none": "run=none: must be a run folder",
-    "reconstruct run=none output=file/": "run=none: must be a run folder",
-    "score run=none output=file/a.csv": "output=file/a.csv: must be in a folder",
+    "reconstruct run=none out=file/": "run=none: must be a run folder",
+    "score run=none out=file/a.csv": "out=file/a.csv: must be in a folder",
     "verify run=none": "run=none: must be a run folder",
     "report none": "none: must be the folder of a sweep or of a run",
     "report sweep=none": "sweep=none: must be the folder of a sweep or of a run",
@@ -112,7 +112,7 @@ def options_of(name: str) -> Mapping[str, Option]:
 def subject(line: str) -> str:
     """What the message about a wrong command must name: its last key, word or flag."""
     last = line.split()[-1]
-    if line == "report output=x" or last == "report":
+    if line == "report out=x" or last == "report":
         return "folder"
     if last in COMMANDS:
         return "run"

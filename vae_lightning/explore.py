@@ -29,7 +29,7 @@ OPTIONS = RUN_OPTIONS | {
     "count": Option(
         "number of test images, the first of the test set; at most 50 MB of them", Integer(1)
     ),
-    "output": Option(
+    "out": Option(
         "the page; null: RUN/pictures/explore.html",
         AnyOf((Text("a file that ends in .html", ".html"), Choice((None,)))),
     ),
@@ -74,7 +74,7 @@ def explore(cfg: DictConfig, run: "Run", ops: list["Op"], classes: int) -> Path:
         "decoder": page.decoder_content(ops),
         **page.encoded_content(found),
     }
-    output = Path(cfg.output or Path(cfg.run, "pictures", "explore.html"))
+    output = Path(cfg.out or Path(cfg.run, "pictures", "explore.html"))
     write_text(output, page.render(content, run.description))
     return output
 

@@ -9,7 +9,7 @@ from vae_lightning.cli.outputs import FOLDER, output_of, output_option
 from vae_lightning.runs.stored import require_run
 
 OPTIONS = IMAGE_OPTIONS | {
-    "output": output_option("reconstructions.png", ".png", ".npz", FOLDER),
+    "out": output_option("reconstructions.png", ".png", ".npz", FOLDER),
 }
 
 

@@ -15,10 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.config import suggestions
 from vae_lightning.config.compose import (
-    CONF,
     as_hydra_reads,
     choices,
     compose,
+    folder_of,
     keys_of,
     search_path,
 )
@@ -168,7 +168,9 @@ def print_information(name: str, args: argparse.Namespace) -> None:
     flags += [f"--config-dir={args.config_dir}"] if args.config_dir else []
     words = [as_hydra_reads(word) for word in args.overrides]
     with program_arguments([*flags, *words]), environment(HYDRA_FULL_ERROR="1"):
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(lambda _: None)()
+        hydra.main(version_base="1.3", config_path=str(folder_of(name)), config_name=name)(
+            lambda _: None
+        )()
 
 
 def configuration_text(cfg: DictConfig, args: argparse.Namespace) -> str:

@@ -195,8 +195,8 @@ def configuration(
             example = f"{key}=outputs/2026-01-31/12-00-00"
             raise ConfigError(f"{key}: must be given, for example {example}")
         check_value(key, OmegaConf.select(cfg, key), option)
-    if cfg.get("output") is not None:
-        check_place(Path(cfg.output))
+    if cfg.get("out") is not None:
+        check_place(Path(cfg.out))
     if folders:
         with open_dict(cfg):
             cfg.folders = places
@@ -221,4 +221,4 @@ def check_place(output: Path) -> None:
     """Raises ConfigError before the work if the output cannot be written."""
     folder = next(parent for parent in output.absolute().parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise ConfigError(f"output={output}: must be in a folder that can be written, not {folder}")
+        raise ConfigError(f"out={output}: must be in a folder that can be written, not {folder}")

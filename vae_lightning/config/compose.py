@@ -27,7 +27,7 @@ PACKAGE = Path(__file__).resolve().parent.parent
 CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
 # options whose values are paths
 PATH_KEYS = (
-    *("run", "resume", "status", "init_from", "from_config", "output", "images"),
+    *("run", "resume", "status", "init_from", "from_config", "out", "images"),
     *("data.root", "trainer.default_root_dir", "hydra.run.dir", "hydra.sweep.dir"),
 )
 # groups that say what is trained and how; the others say on what, where, and what is drawn
@@ -74,7 +74,12 @@ def compose(name: str, overrides: list[str]) -> DictConfig:
 
 def composed(name: str, words: list[str]) -> DictConfig:
     """What Hydra composes; raises its errors."""
-    return load(CONF, name, words)
+    return load(folder_of(name), name, words)
+
+
+def folder_of(name: str) -> Path:
+    """The folder of NAME.yaml. Other commands than train have no groups, but keys of such names."""
+    return CONF if name == "config" else CONF / "commands"
 
 
 @functools.cache

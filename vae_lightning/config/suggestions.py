@@ -27,7 +27,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("model", "folder", "dir", "path", "rundir"), ("run", "hydra.run.dir")),
     **dict.fromkeys(("ckpt", "ckptpath", "checkpoint"), ("run", "resume")),
     **dict.fromkeys(("numsamples", "nsamples", "num", "n"), ("samples", "count")),
-    **dict.fromkeys(("out", "outdir", "outputdir", "file"), ("output", "hydra.run.dir")),
+    **dict.fromkeys(("output", "outdir", "outputdir", "file"), ("out", "hydra.run.dir")),
 }
 # names, squeezed -> what is meant where a single key would not say it
 ADVICE: dict[str, str] = {
