@@ -64,10 +64,10 @@ def main() -> None:
     lines = run("train", *choices, latent_dim, f"hydra.run.dir={folder / 'run'}")
     lines = [line.replace(str(folder / "run"), "outputs/DATE/TIME") for line in lines]
     (DOCS / "terminal.svg").write_text(terminal([f"$ {COMMAND}", *shortened(lines)]))
-    run("pictures", f"run={folder / 'run'}", "kind=samples", "count=40", f"output={folder}")
+    run("pictures", f"run={folder / 'run'}", "kind=samples", "count=40", f"out={folder}")
     (DOCS / "samples.png").write_bytes((folder / "samples.png").read_bytes())
     run("train", "model.latent_dim=2", f"hydra.run.dir={folder / 'plane'}")
-    run("verify", f"run={folder / 'plane'}", f"output={DOCS / 'posteriors.png'}")
+    run("verify", f"run={folder / 'plane'}", f"out={DOCS / 'posteriors.png'}")
     print(f"runs in {folder}")
 
 

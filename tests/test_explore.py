@@ -326,7 +326,7 @@ def test_the_command_names_an_unknown_layer_in_one_line(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.delitem(translation.POINTWISE, nn.ReLU)
-    assert command(f"run={run}", f"output={tmp_path / 'a.html'}", monkeypatch=monkeypatch) == 2
+    assert command(f"run={run}", f"out={tmp_path / 'a.html'}", monkeypatch=monkeypatch) == 2
     error = capsys.readouterr().err
     layer = "decoder layer network.0.1 (torch.nn.modules.activation.ReLU)"
     reason = "not supported by the page; the decoder must consist of Linear, "
@@ -350,7 +350,7 @@ def test_an_unknown_likelihood_is_named() -> None:
         ([], "run: must be given"),
         (["run=nowhere"], "run=nowhere: must be a run folder"),
         (["run=nowhere", "count=0"], "count=0: must be an integer >= 1"),
-        (["run=nowhere", "output=a.png"], "output=a.png: must be a file that ends in .html"),
+        (["run=nowhere", "out=a.png"], "out=a.png: must be a file that ends in .html"),
         (["run=nowhere", "outptu=a.html"], "outptu: no such key; did you mean output?"),
         (["run=nowhere", "checkpoint=first"], "checkpoint=first: must be best or last"),
     ],

@@ -223,7 +223,7 @@ def test_the_last_checkpoint_goes_elsewhere_and_has_no_numbers_of_the_best(
         f"run={run}",
         "format=safetensors",
         "checkpoint=last",
-        f"output={tmp_path}/new/folder",
+        f"out={tmp_path}/new/folder",
     )
     assert command(*arguments, monkeypatch=monkeypatch) == 0
     card = (tmp_path / "new" / "folder" / "model_card_safetensors.md").read_text()
@@ -257,7 +257,7 @@ def test_a_file_that_differs_is_removed_and_there_is_no_card(
     read_torch = graphs.read_torch
     monkeypatch.setattr(graphs, "read_torch", wrong)
     assert (
-        command(f"run={run}", "format=torch_export", f"output={tmp_path}", monkeypatch=monkeypatch)
+        command(f"run={run}", "format=torch_export", f"out={tmp_path}", monkeypatch=monkeypatch)
         == 1
     )
     assert "encoder.pt2 differs from the module by 0.001" in capsys.readouterr().err
@@ -291,7 +291,7 @@ def test_missing_packages_are_named_with_the_pip_command(
             "format=pickle: must be one of onnx, torch_export, safetensors",
         ),
         (["run=RUN", "checkpoint=first"], "checkpoint=first: must be best or last"),
-        (["run=RUN", f"output={Path(__file__)}"], f"output={Path(__file__)}: must be a folder"),
+        (["run=RUN", f"out={Path(__file__)}"], f"out={Path(__file__)}: must be a folder"),
         (["run=x", "formt=onnx"], "formt: no such key; did you mean format?"),
     ],
 )

@@ -45,9 +45,9 @@ def test_a_run_in_a_folder_of_any_name_is_trained_resumed_and_read(
         assert done.returncode == 0, done.stderr
     output = f"out {NAME}"
     for command, *words in (
-        ("pictures", "kind=samples", f"output={output}"),
-        ("export", "format=safetensors", f"output={output}"),
-        ("replay", f"output=again {NAME}"),
+        ("pictures", "kind=samples", f"out={output}"),
+        ("export", "format=safetensors", f"out={output}"),
+        ("replay", f"out=again {NAME}"),
     ):
         done = server.run(command, f"run={run}", *words, cwd=tmp_path)
         assert done.returncode == 0, done.stderr

@@ -17,6 +17,7 @@ from vae_lightning.distributions import (
 )
 from vae_lightning.evaluation import classifier, latents, samples
 from vae_lightning.evaluation.batches import training_images
+from vae_lightning.evaluation.needs import LeftOut
 from vae_lightning.training.assembly import build_data
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -120,7 +121,7 @@ def test_the_cache_file_of_the_classifier_depends_on_all_that_determines_its_wei
         classifier.cache_file(images, labels.roll(1)),
         classifier.cache_file(images, labels // 5),
     ]
-    recipe = {"FEATURES": 32, "EPOCHS": 4, "BATCH": 64, "LEARNING_RATE": 1e-3}
+    recipe = {"FEATURES": 32, "EPOCHS": 4, "BATCH": 64, "LEARNING_RATES": (1e-3,)}
     for module, name, value in (
         *((classifier, name, value) for name, value in recipe.items()),
         (torch, "__version__", "0.0.0"),
@@ -130,6 +131,22 @@ def test_the_cache_file_of_the_classifier_depends_on_all_that_determines_its_wei
             others.append(classifier.cache_file(images, labels))
     assert classifier.cache_file(images, labels) == path
     assert len({path, *others}) == 1 + len(others)
+
+
+def test_a_classifier_that_has_died_is_trained_again_or_left_out(
+    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(classifier, "EPOCHS", 10)
+    monkeypatch.setattr(classifier, "LEARNING_RATES", (1e3, 2e-3))
+    cfg = compose("config", [f"data.root={tiny_root}", "data.val_size=100", "data.batch_size=100"])
+    data = build_data(cfg)
+    training = training_images(data)
+    model = classifier.classifier(training, torch.device("cpu"))
+    assert classifier.accuracy(model, data.images["test"], data.labels["test"]) > 0.95
+    black = training._replace(images=torch.zeros_like(training.images))
+    with pytest.raises(LeftOut, match="requires a classifier that tells the images apart"):
+        classifier.classifier(black, torch.device("cpu"))
 
 
 def test_relabeled_images_do_not_reuse_the_classifier(

@@ -49,7 +49,7 @@ def test_a_repeated_run_has_the_same_numbers(replay: tuple[Path, Command]) -> No
     done = command()
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{run}-replay: every number is the same\n"
-    assert command("output=again").returncode == 0
+    assert command("out=again").returncode == 0
     assert (run.parent / "again" / "metrics.json").is_file()
 
 

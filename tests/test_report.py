@@ -73,7 +73,7 @@ def test_report_writes_the_tables_and_the_plots(folder: Path, server: ForkServer
 def test_report_compares_sweeps_and_single_runs(folder: Path, server: ForkServer) -> None:
     write_run(folder.parent / "a=b", "finished", 10.0, 3.0)
     places = [str(folder), "a=b"]
-    result = server.run("report", *places, "output=out", cwd=folder.parent)
+    result = server.run("report", *places, "out=out", cwd=folder.parent)
     assert result.returncode == 0, result.stderr
     table = rows(folder.parent / "out" / "sweep.csv")
     assert (table[0]["folder"], table[0]["model"]) == ("a=b", "conv")

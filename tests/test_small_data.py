@@ -69,7 +69,7 @@ def noise(train: int, test: int, labels: str = "classes", *overrides: str) -> Di
 def measured(cfg: DictConfig, folder: Path) -> dict[str, float]:
     """What ``evaluate`` writes about a model that is not trained."""
     run = Run(folder, cfg, build_module(cfg).eval(), "best", 0)
-    options = compose("evaluate", ["run=x", "samples=2", "sample_prior=gmm", "method=ais"])
+    options = compose("evaluate", ["run=x", "samples=2", "prior=gmm", "method=ais"])
     options.ais.update(images=3, steps=3, chains=2)
     evaluate(list_measures(options, run), {}, folder, 0)
     return json.loads((folder / "evaluation.json").read_text())

@@ -259,7 +259,7 @@ def test_one_latent_dimension(
 ) -> None:
     picture = tmp_path / "page.png"
     run = untrained(tmp_path / "run", 1)
-    assert command(f"run={run}", "count=2", f"output={picture}", monkeypatch=monkeypatch) == 0
+    assert command(f"run={run}", "count=2", f"out={picture}", monkeypatch=monkeypatch) == 0
     assert_adds_up(capsys.readouterr().out, 2)
     assert picture.read_bytes().startswith(b"\x89PNG")
 
@@ -283,8 +283,8 @@ def test_what_cannot_be_verified_is_refused_in_one_line(
     ("overrides", "message"),
     [
         (["count=0", "run=x"], "count=0: must be an integer >= 1"),
-        (["output=a.png"], "output=a.png: requires run=RUN"),
-        (["run=x", "output=a.jpg"], "output=a.jpg: must be a file that ends in .png or null"),
+        (["out=a.png"], "out=a.png: requires run=RUN"),
+        (["run=x", "out=a.jpg"], "out=a.jpg: must be a file that ends in .png or null"),
         (["coun=3"], "coun: no such key; did you mean count?"),
     ],
 )

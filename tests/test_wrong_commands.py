@@ -43,7 +43,7 @@ AS_PROCESSES = {
     "train hydra.run.dir=file": "hydra.run.dir=file: must be a new or empty folder",
     "train resume=": "resume=.: must be a run folder",
     "train hydra.run.dir=": "hydra.run.dir=.: must be a new or empty folder",
-    "verify output=x.png": "output=x.png: requires run=RUN",
+    "verify out=x.png": "out=x.png: requires run=RUN",
     "train hydra.run.dir=.": "hydra.run.dir=.: must be a new or empty folder",
     "evaluate run=file/below": "run=file/below: must be a run folder",
     "evaluate run=none": "run=none: must be a run folder",
@@ -51,20 +51,20 @@ AS_PROCESSES = {
     "pictures run=none": "run=none: must be a run folder",
     "explore run=none": "run=none: must be a run folder",
     "export run=none": "run=none: must be a run folder",
-    "export run=none output=file/below": "output=file/below: must be in a folder",
-    "pictures run=none output=file/below": "output=file/below: must be in a folder",
-    "explore run=none output=file/below.html": "output=file/below.html: must be in a folder",
+    "export run=none out=file/below": "out=file/below: must be in a folder",
+    "pictures run=none out=file/below": "out=file/below: must be in a folder",
+    "explore run=none out=file/below.html": "out=file/below.html: must be in a folder",
     "encode run=none": "run=none: must be a run folder",
     "sample run=none": "run=none: must be a run folder",
-    "reconstruct run=none output=file/": "run=none: must be a run folder",
-    "score run=none output=file/a.csv": "output=file/a.csv: must be in a folder",
+    "reconstruct run=none out=file/": "run=none: must be a run folder",
+    "score run=none out=file/a.csv": "out=file/a.csv: must be in a folder",
     "verify run=none": "run=none: must be a run folder",
     "report none": "none: must be the folder of a sweep or of a run",
     "report sweep=none": "sweep=none: must be the folder of a sweep or of a run",
     "sweep resume=none": "resume=none: must be a sweep folder",
     "sweep status=none": "status=none: must be a sweep folder",
     "sweep": "resume=DIR or status=DIR: must be given",
-    "train launcher.slots=2": "launcher: must only be given for a sweep",
+    "train launcher.slots=2": "launcher.slots=2: must only be given for a sweep",
     "train -m seed=1,2 hydra.sweep.dir=.": "hydra.sweep.dir=.: must be a new or empty folder",
     "replay run=none": "run=none: must be a run folder",
     "train resume=none": "resume=none: must be a run folder",
@@ -75,6 +75,7 @@ AS_PROCESSES = {
     "train resume=none from_config=x": "from_config=x: must not be given with resume",
     "train -m init_from=none seed=1,2": "init_from=none: must be a run folder",
     "train +resume=none": "resume=none: must be a run folder",
+    "train resume=none --config-dir=.": "--config-dir=.: must not be given with resume",
     "train resume=file": "resume=file: must be a run folder",
     "train data.image_shape=[1,2,3]": "data.image_shape=[1, 2, 3]: must be the channels",
     "train +trainer.foo=1": "foo",
@@ -98,7 +99,7 @@ def refuse(line: str) -> None:
     if name != "train":
         configuration(name, options_of(name), words, folders=name == "report")
         return
-    args = arguments.parse(words)
+    args = arguments.parse(words, "config")
     if args.multirun or args.cfg is not None:
         importlib.import_module("vae_lightning.sweeps.start").list_jobs(args.overrides, None)
     options.check(compose("config", [*search_path(args.config_dir), *args.overrides]))
@@ -111,7 +112,7 @@ def options_of(name: str) -> Mapping[str, Option]:
 def subject(line: str) -> str:
     """What the message about a wrong command must name: its last key, word or flag."""
     last = line.split()[-1]
-    if line == "report output=x" or last == "report":
+    if line == "report out=x" or last == "report":
         return "folder"
     if last in COMMANDS:
         return "run"

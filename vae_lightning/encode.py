@@ -9,7 +9,7 @@ from vae_lightning.cli.outputs import output_of, output_option
 from vae_lightning.runs.stored import require_run
 from vae_lightning.storage.files import write_csv
 
-OPTIONS = IMAGE_OPTIONS | {"output": output_option("codes.npz", ".npz", ".csv")}
+OPTIONS = IMAGE_OPTIONS | {"out": output_option("codes.npz", ".npz", ".csv")}
 
 
 @command("encode", OPTIONS)

@@ -40,7 +40,7 @@ OPTIONS = RUN_OPTIONS | {
     "ais.images": Option("test images, and images of the model, for method=ais", Integer(1)),
     "ais.steps": Option("temperatures for method=ais", Integer(2)),
     "ais.chains": Option("Markov chains per image for method=ais", Integer(1)),
-    "sample_prior": Option(
+    "prior": Option(
         "what the samples are drawn from: the prior, or also a Gaussian mixture fitted to the codes"
         " of the training images",
         Choice(("model", "gmm")),
@@ -123,7 +123,7 @@ def list_measures(cfg: DictConfig, run: "Run") -> list["Measure"]:
         Measure(("neg_elbo", "recon", "kl"), lambda: test_terms(run)),
         Measure(("nll",), lambda: measure_likelihood(cfg, run, other)),
         *measures.of_latents(),
-        *measures.of_images(with_mixture=cfg.sample_prior == "gmm"),
+        *measures.of_images(with_mixture=cfg.prior == "gmm"),
     ]
     if cfg.method == "ais":
         if not module.encoder.has_marginals:

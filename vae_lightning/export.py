@@ -25,7 +25,7 @@ TOLERANCE = 1e-4
 
 OPTIONS = RUN_OPTIONS | {
     "format": Option("file format, see below", Choice(tuple(EXPORT_PACKAGES))),
-    "output": Option("output folder; null: RUN/export", OPTIONAL_FOLDER),
+    "out": Option("output folder; null: RUN/export", OPTIONAL_FOLDER),
 }
 
 
@@ -54,15 +54,15 @@ def read_record(folder: Path, name: str) -> dict[str, object]:
 def check(cfg: DictConfig) -> None:
     """Raises ConfigError for missing packages or an invalid output folder."""
     require_packages(f"format={cfg.format}", EXPORT_PACKAGES[cfg.format])
-    if cfg.output is not None and Path(cfg.output).exists() and not Path(cfg.output).is_dir():
-        raise ConfigError(f"output={cfg.output}: must be a folder")
+    if cfg.out is not None and Path(cfg.out).exists() and not Path(cfg.out).is_dir():
+        raise ConfigError(f"out={cfg.out}: must be a folder")
 
 
 def export(cfg: DictConfig, run: "Run", records: dict[str, dict[str, object]]) -> bool:
     """Writes the files and the model card, prints the differences; False if one is too large."""
     from vae_lightning.exporting import graphs, model_card
 
-    folder = Path(cfg.output or Path(cfg.run, "export"))
+    folder = Path(cfg.out or Path(cfg.run, "export"))
     folder.mkdir(parents=True, exist_ok=True)
     card = folder / f"model_card_{cfg.format}.md"
     card.unlink(missing_ok=True)

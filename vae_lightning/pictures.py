@@ -34,14 +34,14 @@ OPTIONS = RUN_OPTIONS | {
     ),
     "label": Option("class that a conditional model draws; null: all classes in turn", LABEL),
     "seed": Option("seed of the samples", SEEDS),
-    "sample_prior": Option(
+    "prior": Option(
         "what samples are drawn from: the prior, or a Gaussian mixture fitted to the codes of the"
         " training images",
         Choice(("model", "gmm")),
     ),
     "projection": Option("projection of the latents", Choice(PROJECTIONS)),
     "format": Option("png, or vector graphics for a paper", Choice(FORMATS)),
-    "output": Option("output folder; null: RUN/pictures", OPTIONAL_FOLDER),
+    "out": Option("output folder; null: RUN/pictures", OPTIONAL_FOLDER),
 }
 
 
@@ -74,18 +74,19 @@ def draw(cfg: DictConfig, run: "Run") -> list[Path]:
     from vae_lightning.plots.views import Viewer
 
     module, data = run.module, run.data
-    folder = Path(cfg.output) if cfg.output else Path(cfg.run) / "pictures"
+    folder = Path(cfg.out) if cfg.out else Path(cfg.run) / "pictures"
     metrics = read_json(Path(cfg.run) / "metrics.json")
     numbers = {name: value for name, value in metrics.items() if isinstance(value, float)}
     title = f"{run.description}, {progress(numbers, metrics.get('epoch', 'unfinished'))}"
     encoded = max(cfg.count or 0, shown_count(ENCODED_IMAGES, data.pixels))
     images, _ = data.inputs("test", slice(encoded))
-    viewer = Viewer(module, images, data.labels["test"][: len(images)], title, cfg.seed, cfg.label)
+    labels, names = data.labels["test"][: len(images)], data.class_names
+    viewer = Viewer(module, images, labels, title, cfg.seed, cfg.label, names)
     paths = []
     with torch.no_grad():
         for kind in kinds(cfg, module.latent_dim, len(images)):
             paths.append(folder / f"{kind}.{cfg.format}")
-            mixture = run.mixture if cfg.sample_prior == "gmm" and kind == "samples" else None
+            mixture = run.mixture if cfg.prior == "gmm" and kind == "samples" else None
             picture = view(viewer, kind, cfg.count, cfg.projection, mixture)
             if cfg.format == "png":
                 canvas.save_png(paths[-1], canvas.draw(picture))

@@ -19,7 +19,7 @@ from vae_lightning.training.signals import StopSignals
 
 OPTIONS = {
     "run": Option("run folder; the run must be finished", Text("a path")),
-    "output": Option("folder of the repetition; null: RUN-replay", OPTIONAL_FOLDER),
+    "out": Option("folder of the repetition; null: RUN-replay", OPTIONAL_FOLDER),
     "data.root": RUN_OPTIONS["data.root"],
     "trust": RUN_OPTIONS["trust"],
 }
@@ -49,8 +49,8 @@ def replay(cfg: DictConfig) -> bool:
     from vae_lightning.runs.differences import differences, environment_differences
     from vae_lightning.training.experiment import run_experiment
 
-    path = Path(cfg.output or f"{run}-replay")
-    folder = new_folder(path, exclusive=cfg.output is None, key="output")
+    path = Path(cfg.out or f"{run}-replay")
+    folder = new_folder(path, exclusive=cfg.out is None, key="out")
     with StopSignals() as stop:
         result = run_experiment(stored.cfg, folder, accelerate, stop, stored.overrides)
     assert result is not None  # this is the first process

@@ -15,7 +15,7 @@ from vae_lightning.sweeps.results import collect
 from vae_lightning.sweeps.tables import terminal_table
 
 OPTIONS = {
-    "output": Option(
+    "out": Option(
         "folder of the report; null: that of the sweep if there is one only, else outputs/report",
         OPTIONAL_FOLDER,
     ),
@@ -28,7 +28,7 @@ def main(cfg: DictConfig) -> None:
     folders = [Path(folder) for folder in cfg.folders]
     results = collect(folders)
     is_sweep = len(folders) == 1 and (folders[0] / SWEEP).is_file()
-    place = Path(cfg.output or (folders[0] if is_sweep else "outputs/report"))
+    place = Path(cfg.out or (folders[0] if is_sweep else "outputs/report"))
     from vae_lightning.sweeps.report import write_report  # imports matplotlib
 
     paths = write_report(results, place)

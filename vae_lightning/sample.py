@@ -20,12 +20,12 @@ OPTIONS = RUN_OPTIONS | {
     "count": Option("number of samples", Integer(1)),
     "seed": Option("seed of the samples", SEEDS),
     "label": Option("class that a conditional model draws; null: all classes in turn", LABEL),
-    "sample_prior": Option(
+    "prior": Option(
         "what z is drawn from: the prior of the model, or a Gaussian mixture fitted to the codes of"
         " the training images",
         Choice(("model", "gmm")),
     ),
-    "output": output_option("samples.png", ".png", ".npz", FOLDER),
+    "out": output_option("samples.png", ".png", ".npz", FOLDER),
 }
 
 
@@ -45,7 +45,7 @@ def main(cfg: DictConfig) -> None:
     label = cfg.label
     if run.module.classes and label is None:
         label = torch.arange(cfg.count) % run.module.classes
-    images = run.sample(cfg.count, cfg.seed, label, cfg.sample_prior).cpu()
+    images = run.sample(cfg.count, cfg.seed, label, cfg.prior).cpu()
     names = [f"{number:05d}" for number in range(cfg.count)]
     arrays = {"images": images.numpy()}
     if label is not None:
@@ -63,7 +63,7 @@ def grid(cfg: DictConfig, run: "Run", images: "Tensor") -> "Grid":
 
     classes = run.module.classes if cfg.label is None else 0
     columns = min(classes, cfg.count) or math.ceil(math.sqrt(cfg.count))
-    source = "the prior" if cfg.sample_prior == "model" else "a Gaussian mixture of the codes"
+    source = "the prior" if cfg.prior == "model" else "a Gaussian mixture of the codes"
     suffix = "" if cfg.label is None else f", class {cfg.label}"
     names = [str(label) for label in range(columns)] if classes else []
     title = f"Samples E[x|z], z from {source}{suffix}"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 OPTIONS = IMAGE_OPTIONS | {
     "samples": Option("importance samples per image", Integer(1)),
-    "output": output_option("scores.csv", ".csv"),
+    "out": output_option("scores.csv", ".csv"),
 }
 
 

@@ -39,7 +39,7 @@ OPTIONS = RUN_OPTIONS | {
         f" they have more than {DEFAULT_PIXELS:,} pixels together",
         AnyOf((Integer(1), Choice((None,)))),
     ),
-    "output": Option(
+    "out": Option(
         "picture of the posteriors; null: RUN/pictures/verify.png",
         AnyOf((Text("a file that ends in .png", ".png"), Choice((None,)))),
     ),
@@ -55,7 +55,7 @@ def main(cfg: DictConfig) -> bool:
 
 def check(cfg: DictConfig) -> None:
     """Raises ConfigError for mistakes that can be found without the run."""
-    for key in ("output", "count"):
+    for key in ("out", "count"):
         if cfg[key] is not None and not cfg.run:
             raise ConfigError(f"{key}={cfg[key]}: requires run=RUN; the identities use no images")
 
@@ -124,7 +124,7 @@ def verify_run(cfg: DictConfig, run: "Run") -> bool:
         print("             large images take long; count=N checks N of them")
     print(f"log p(x|z)   {module.decoder.description}")
     print(f"sampled ELBO {ELBO_SAMPLES:,} samples, as in training, and its standard error")
-    output = Path(cfg.output or Path(cfg.run, "pictures", "verify.png"))
+    output = Path(cfg.out or Path(cfg.run, "pictures", "verify.png"))
     posteriors.draw(output, images, checks, run.description)
     print(f"picture      {output}")
     return all_hold

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vae_lightning.checks.errors import show
 from vae_lightning.checks.ranges import Option
-from vae_lightning.config.compose import CONF, TRAINING_GROUPS, choices
+from vae_lightning.config.compose import TRAINING_GROUPS, choices, folder_of
 from vae_lightning.storage.run_folder import read_yaml, to_dict
 
 WIDTH = 100
@@ -37,7 +37,7 @@ def help_page(name: str, generated: Mapping[str, str]) -> str:
 
 def defaults(name: str) -> DictConfig:
     """The values in conf/NAME.yaml itself."""
-    return read_yaml(CONF / f"{name}.yaml")
+    return read_yaml(folder_of(name) / f"{name}.yaml")
 
 
 def describe_options(options: Mapping[str, Option], values: DictConfig) -> str:

@@ -19,16 +19,16 @@ def output_option(default: str, *endings: str) -> Option:
 
 
 def output_of(cfg: DictConfig, default: str) -> str:
-    """Returns ``cfg.output`` or, if it is None, RUN/``default``.
+    """Returns ``cfg.out`` or, if it is None, RUN/``default``.
 
     Raises ConfigError if something else is there: a folder in place of a file, or a folder that is
     not empty.
     """
-    output = cfg.output or str(Path(cfg.run, default))
+    output = cfg.out or str(Path(cfg.run, default))
     path = Path(output)
     if not output.endswith(FOLDER):
         if path.is_dir():
-            raise ConfigError(f"output={output}: must be a file, but a folder is there")
+            raise ConfigError(f"out={output}: must be a file, but a folder is there")
     elif path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ConfigError(f"output={output}: must be a new or empty folder")
+        raise ConfigError(f"out={output}: must be a new or empty folder")
     return output

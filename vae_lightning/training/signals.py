@@ -22,6 +22,7 @@ STOP_SIGNALS = tuple(
 )
 # SLURM sends SIGTERM twice within milliseconds when it preempts a job
 TOGETHER_S = 1.0
+STOPPING = "stopping after this step; press Ctrl-C again to stop now"
 
 
 class StopSignals:
@@ -67,14 +68,19 @@ class StopSignals:
         if self.received is not None:
             if number != signal.SIGINT and time.monotonic() < self.received_at + TOGETHER_S:
                 return
-            if self.before_kill:
-                self.before_kill()
-            os._exit(Interrupted(number).exit_code)
+            self.end(number)
         self.received, self.received_at = number, time.monotonic()
-        if self.is_deferred:
-            log.info("stopping after this step; press Ctrl-C again to stop now")
-        else:
+        if not self.is_deferred:
             raise Interrupted(number)
+        # in a thread: the signal may have come while this thread writes a line, which Python does
+        # not allow to be cut by another line
+        threading.Thread(target=log.info, args=(STOPPING,)).start()
+
+    def end(self, number: int) -> None:
+        """Ends the process at the second signal."""
+        if self.before_kill:
+            self.before_kill()
+        os._exit(Interrupted(number).exit_code)
 
     def check(self) -> None:
         """Raises Interrupted if a signal was received."""
@@ -93,6 +99,14 @@ class StopSignals:
         finally:
             self.is_deferred, self.before_kill = False, None
         self.check()
+
+
+class CallSignals(StopSignals):
+    """The signals of a run that a function call trains; its process must outlive the run."""
+
+    def end(self, number: int) -> None:
+        """Raises Interrupted at the second signal, wherever the run is."""
+        raise Interrupted(number)
 
 
 class IgnoredSignals(StopSignals):
