@@ -191,6 +191,9 @@ def configuration(
             raise ConfigError(unknown_key(key, name))
     check_references(of_run(cfg))
     for key, option in options.items():
+        section = key.rpartition(".")[0]
+        if section and not OmegaConf.is_dict(value := OmegaConf.select(cfg, section)):
+            raise ConfigError(f"{section}={value}: must be given by its keys, such as {key}")
         if OmegaConf.is_missing(cfg, key):
             example = f"{key}=outputs/2026-01-31/12-00-00"
             raise ConfigError(f"{key}: must be given, for example {example}")
