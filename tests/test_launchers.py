@@ -141,6 +141,15 @@ class TestSlurm:
         queue.states["2"] = "COMPLETED"
         assert begin(tmp_path).number == "3"
 
+    def test_a_job_that_ended_without_a_driver_is_not_submitted_again(
+        self, queue: Slurm, tmp_path: Path
+    ) -> None:
+        begin(tmp_path)
+        queue.states["1"] = "COMPLETED"
+        Files(task(tmp_path).lock).code.write_text("0\n")
+        assert begin(tmp_path).exit_code() == 0
+        assert len(queue.states) == 1
+
     def test_a_job_that_slurm_queues_again_has_not_ended(
         self, queue: Slurm, tmp_path: Path
     ) -> None:
@@ -326,6 +335,15 @@ class TestRay:
         ray.actors.clear()
         assert ray_launcher().start(task(tmp_path), ONE)
         assert ray.created == 2
+
+    def test_a_job_that_ended_without_a_driver_is_not_started_again(
+        self, ray: Ray, tmp_path: Path
+    ) -> None:
+        begin_on_ray(tmp_path)
+        ray.actors.clear()
+        Files(task(tmp_path).lock).code.write_text("0\n")
+        assert begin_on_ray(tmp_path).exit_code() == 0
+        assert ray.created == 1
 
     def test_a_job_whose_machine_is_lost_starts_again_if_it_got_on(
         self, ray: Ray, tmp_path: Path

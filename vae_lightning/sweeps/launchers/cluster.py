@@ -60,6 +60,11 @@ class Files:
         text = self.code.read_text() if self.code.is_file() else ""
         return int(text) if text.strip().isdigit() else None
 
+    @property
+    def is_done(self) -> bool:
+        """Whether the job has ended well since a driver looked last."""
+        return self.id.is_file() and self.read_code() == 0
+
 
 class Attempt:
     """One attempt to run a job: whether it got on, and since when it is gone."""

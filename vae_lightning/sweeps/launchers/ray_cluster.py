@@ -138,6 +138,8 @@ class RayLauncher:
     def start(self, task: Task, need: Need) -> "RayRunning | None":
         """Starts a job, or finds it if it waits or runs; None while an earlier attempt ends."""
         files = cluster.Files(task.lock)
+        if files.is_done:
+            return RayRunning(self, task, need)
         if is_alive(cluster.name_of(task)):
             if files.read_code() is not None:
                 return None

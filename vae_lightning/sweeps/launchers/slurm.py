@@ -116,6 +116,8 @@ class SlurmLauncher:
         number = (
             stored if self.states.is_alive(stored) else self.states.named(cluster.name_of(task))
         )
+        if files.is_done:
+            return SlurmRunning(self, task, need, stored)
         if number and files.read_code() is not None and self.states.of(number) in ENDING:
             self.states.read(HURRIED_S)
             return None
