@@ -5,6 +5,7 @@ driver, and have names, by which a later driver finds them. A Ray that the drive
 ends with it.
 """
 
+import importlib
 import logging
 import os
 import signal
@@ -13,6 +14,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
+from types import ModuleType
 
 from omegaconf import DictConfig
 
@@ -32,26 +34,27 @@ PASSED = ("PYTHONPATH", "OMP_NUM_THREADS", "VAE_LIGHTNING_DATA")
 CONNECTED_S, ENDED_S = 5.0, 2.0  # within which a cluster and a job must answer
 
 
+def ray() -> ModuleType:
+    """The package, which is imported only if this launcher is chosen, and may not be installed."""
+    return importlib.import_module("ray")
+
+
 class Actor:
     """Holds the resources of a job while its command runs."""
 
     def __init__(self, command: list[str], folder: str, variables: dict[str, str]) -> None:
-        import ray
-
         # ranks that started Ray on this machine are not those of the job
         kept = {name: text for name, text in os.environ.items() if name not in RANK_VARIABLES}
         self.process = subprocess.Popen(
             command, cwd=folder, env=kept | variables, start_new_session=True
         )
         # a call by the actor itself, which does not end with the driver
-        ray.get_runtime_context().current_actor.wait.remote()
+        ray().get_runtime_context().current_actor.wait.remote()
 
     def wait(self) -> None:
         """Ends the actor with its command."""
-        from ray.actor import exit_actor
-
         self.process.wait()
-        exit_actor()
+        ray().actor.exit_actor()
 
     def kill(self) -> None:
         """Kills the command and what it has started."""
@@ -63,9 +66,7 @@ def site(options: DictConfig, trust: bool, stack: ExitStack) -> Site:
     """A Ray cluster, or a new one on this machine; raises ConfigError if it does not answer."""
     require_extra("launcher=ray", "ray", "ray")
     resources = connect(options.address)
-    import ray
-
-    stack.callback(ray.shutdown)
+    stack.callback(ray().shutdown)
 
     def make_room(needs: Sequence[Need]) -> cluster.Queue:
         fitting = (
@@ -89,15 +90,13 @@ def site(options: DictConfig, trust: bool, stack: ExitStack) -> Site:
 
 def connect(address: str | None) -> Mapping[str, float]:
     """Connects to a cluster; its resources. Raises ConfigError if it does not answer."""
-    import ray
-
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
     try:
         if address not in (*HERE, "auto"):
             host, _, port = address.rpartition(":")
             # Ray itself would wait for minutes
             socket.create_connection((host, int(port)), CONNECTED_S).close()
-        ray.init(
+        ray().init(
             address=address or "local",
             namespace=NAMESPACE,
             include_dashboard=False,
@@ -109,7 +108,7 @@ def connect(address: str | None) -> Mapping[str, float]:
             f"launcher.address={address}: must be local, auto, or HOST:PORT of a Ray cluster that"
             f" answers ({one_line(error)})"
         ) from error
-    return ray.cluster_resources()
+    return ray().cluster_resources()
 
 
 def claim_of(options: DictConfig, need: Need) -> dict[str, float]:
@@ -150,27 +149,27 @@ class RayLauncher:
 
     def submit(self, task: Task, need: Need) -> None:
         """Creates the actor of a job; it waits until the cluster has room for it."""
-        import ray
-
         files, name = cluster.Files(task.lock), cluster.name_of(task)
         files.code.unlink(missing_ok=True)
         write_text(files.id, f"{name}\n")
         variables = {key: os.environ[key] for key in PASSED if key in os.environ}
-        create = ray.remote(Actor).options(
-            name=name,
-            lifetime="detached",
-            max_concurrency=2,  # a command can be killed while the actor waits for it
-            **claim_of(self.options, need),
+        create = (
+            ray()
+            .remote(Actor)
+            .options(
+                name=name,
+                lifetime="detached",
+                max_concurrency=2,  # a command can be killed while the actor waits for it
+                **claim_of(self.options, need),
+            )
         )
         create.remote(cluster.command_of(task, self.trust), os.getcwd(), variables)
 
 
 def is_alive(name: str) -> bool:
     """Whether a job waits or runs."""
-    import ray
-
     try:
-        ray.get_actor(name)
+        ray().get_actor(name)
     except ValueError:
         return False
     return True
@@ -204,14 +203,12 @@ class RayRunning:
 
     def kill(self) -> None:
         """Kills the job at once."""
-        import ray
-        from ray.exceptions import RayError
-
-        with suppress(ValueError, RayError):  # it has ended, or waits and cannot answer
-            actor = ray.get_actor(self.name)
-            with suppress(RayError):
-                ray.get(actor.kill.remote(), timeout=ENDED_S)
-            ray.kill(actor)
+        error = ray().exceptions.RayError
+        with suppress(ValueError, error):  # it has ended, or waits and cannot answer
+            actor = ray().get_actor(self.name)
+            with suppress(error):
+                ray().get(actor.kill.remote(), timeout=ENDED_S)
+            ray().kill(actor)
 
     def close(self) -> None:
         """Removes what only a running job needs."""
