@@ -44,7 +44,7 @@ def tiny_run(*overrides: str) -> tuple[Run, Tensor]:
 def test_the_example_of_the_documents_runs(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = (ROOT / "docs" / "usage.md").read_text().partition("## Use a run from Python")[2]
+    text = (ROOT / "docs" / "how_to" / "load_run.md").read_text()
     code = re.search(r"```python\n(.*?)```", text, re.DOTALL).group(1)
     assert len(code.splitlines()) <= 10
     shutil.copytree(trained, tmp_path / re.search(r'load_run\("(.*?)"', code).group(1))
