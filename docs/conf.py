@@ -1,4 +1,4 @@
-"""The site: ``sphinx-build -W docs docs/_build`` (``pip install -e ".[docs]"``).
+"""The site: ``sphinx-build -W docs docs/_build/html`` (``pip install -e ".[docs]"``).
 
 The pages are also read in the repository. Therefore they link to files beside docs/, such as
 CONTRIBUTING.md: ``adapt_links`` turns such links into links to the pages that show these files.
@@ -7,6 +7,7 @@ CONTRIBUTING.md: ``adapt_links`` turns such links into links to the pages that s
 
 import os
 import re
+import sys
 from pathlib import Path
 
 from sphinx.application import Sphinx
@@ -25,6 +26,7 @@ SHOWN = {
 PAGES = {file: DOCS / f"{page}.md" for page, file in SHOWN.items()} | {
     ROOT / "README.md": DOCS / "index.md"
 }
+EPOCHS = re.compile(r"(?<=trainer\.max_epochs=)\d+")
 LINK = re.compile(r"\]\((?!https?:)([^)\s#]+)(#[^)\s]*)?\)")
 
 project = "vae_lightning"
@@ -47,7 +49,9 @@ nb_execution_mode = "force"
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_merge_streams = True
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+nb_execution_in_temp = True
+# the commands of the tutorials run with this Python
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
@@ -82,6 +86,13 @@ def adapt_links(_: Sphinx, page: str, source: list[str]) -> None:
     source[0] = LINK.sub(adapted, source[0])
 
 
+def shorten(_: Sphinx, page: str, source: list[str]) -> None:
+    """Lets the tutorials train for two epochs if ``TUTORIALS=short``."""
+    if page.startswith("tutorials/") and os.environ.get("TUTORIALS") == "short":
+        source[0] = EPOCHS.sub("2", source[0])
+
+
 def setup(app: Sphinx) -> None:
-    """Registers ``adapt_links``."""
+    """Changes the text of each page before it is parsed."""
     app.connect("source-read", adapt_links)
+    app.connect("source-read", shorten)
