@@ -1,5 +1,6 @@
 """A run from Python: its numbers agree with evaluate, and a mistake is a one-line error."""
 
+import doctest
 import re
 import shutil
 from collections.abc import Callable
@@ -15,10 +16,13 @@ from vae_lightning.checks.errors import ConfigError
 from vae_lightning.config.compose import compose
 from vae_lightning.evaluation.latents import Moments
 from vae_lightning.networks import Condition
+from vae_lightning.runs import load
 from vae_lightning.runs.run import Run
 from vae_lightning.storage import run_folder as runs
 
 ROOT = Path(__file__).parent.parent
+# the methods of Run that docs/reference/api.md shows
+PUBLIC = ("images", "labels", "encode", "decode", "reconstruct", "sample", "log_prob", "score")
 SMALL = (
     "model.latent_dim=3",
     "model.hidden_dims=[16]",
@@ -50,6 +54,21 @@ def test_the_example_of_the_documents_runs(
     shutil.copytree(trained, tmp_path / re.search(r'load_run\("(.*?)"', code).group(1))
     monkeypatch.chdir(tmp_path)
     exec(code, {})
+
+
+@pytest.mark.slow
+def test_the_examples_in_the_docstrings_give_what_they_say(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(trained, tmp_path / "outputs" / "2026-01-31" / "12-00-00")
+    monkeypatch.chdir(tmp_path)
+    names = {"run": load_run(trained)}
+    for object_ in (load.load_run, Run):
+        for example in doctest.DocTestFinder().find(object_, extraglobs=names):
+            assert doctest.DocTestRunner().run(example).failed == 0
+    public = [name for name, value in vars(Run).items() if name in PUBLIC]
+    assert all(">>>" in (getattr(Run, name).__doc__ or "") for name in public)
+    assert len(public) == len(PUBLIC)
 
 
 @pytest.mark.slow
