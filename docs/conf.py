@@ -7,7 +7,9 @@ CONTRIBUTING.md: ``adapt_links`` turns such links into links to the pages that s
 
 import os
 import re
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 from sphinx.application import Sphinx
@@ -48,9 +50,13 @@ myst_heading_anchors = 4
 nb_execution_mode = "force"
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
-nb_merge_streams = True
 nb_execution_in_temp = True
-# the commands of the tutorials run with this Python
+# the commands of the tutorials run with this Python, and its kernels start with bash_cells.py
+settings = tempfile.TemporaryDirectory()
+startup = Path(settings.name, "profile_default", "startup")
+startup.mkdir(parents=True)
+shutil.copy(DOCS / "bash_cells.py", startup)
+os.environ["IPYTHONDIR"] = settings.name
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 autodoc_member_order = "bysource"

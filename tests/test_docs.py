@@ -62,7 +62,7 @@ def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_command_composes(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(options, "require_packages", lambda *_: None)
-    for name, text in COMMAND.findall(page.read_text()):
+    for name, text in COMMAND.findall(page.read_text().replace("\\\n", " ")):
         words = [word for word in shlex.split(text) if not word.startswith("resume=")]
         is_pattern = any(word.startswith("[") for word in words)  # [key=value ...]
         if name not in COMMANDS or is_pattern or UNKNOWN & set(words):
