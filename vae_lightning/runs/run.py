@@ -58,7 +58,7 @@ class Run:
 
     @property
     def description(self) -> str:
-        """A one-line description of the model: data set, network, latent dimensions, likelihood."""
+        """The model in one line, with its data set, latent dimensions and likelihood."""
         return describe(self.cfg.data.name, self.module)
 
     @property
