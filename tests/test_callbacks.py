@@ -272,6 +272,10 @@ def test_a_callback_of_this_package_leaves_the_fast_path() -> None:
     [
         ("callbacks=early_stopping data.val_size=0", "data.val_size=0: must be above 0"),
         ("scheduler=plateau data.val_size=0", "data.val_size=0: must be above 0"),
+        (
+            f"+callbacks.mine._target_={PACKAGE}.GradientAccumulationScheduler scheduler=cosine",
+            "scheduler=cosine: must be constant for callbacks.mine._target_=",
+        ),
         ("callbacks=ema callbacks.ema.decay=1", "callbacks.ema.decay=1: must be"),
         ("trainer.skip_gradient_above=0", "trainer.skip_gradient_above=0: must be"),
         (

@@ -171,13 +171,13 @@ def test_every_rule_is_about_a_key_that_exists() -> None:
     ("override", "expected"),
     [
         ("model.latnt_dim=3", "model.latnt_dim: no such key; did you mean model.latent_dim?"),
-        ("modle=mlp", "modle: no such key; did you mean model?"),
+        ("modle=mlp", "modle: no such key; did you mean model=NAME?"),
         (
             "model=mpl",
             "model=mpl: must be one of conv, gated, hierarchical, linear, mlp, resnet;"
-            " did you mean mlp?",
+            " did you mean model=mlp?",
         ),
-        ("model.latent_dim", "Error parsing override 'model.latent_dim'"),
+        ("model.latent_dim", "model.latent_dim: must be key=value"),
     ],
 )
 def test_a_typo_is_one_line_with_the_nearest_name(override: str, expected: str) -> None:

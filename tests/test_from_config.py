@@ -22,7 +22,7 @@ WORDS = (
     "posterior=flow posterior.hidden_dims=[7] prior=flow annealing=linear annealing.steps=9",
     "experiment=ppca model.latent_dim=2",
     "callbacks=none data=digits model.conditional=true likelihood=gaussian likelihood.std=optimal",
-    "~callbacks.gallery ++optimizer.amsgrad=true posterior.latent_dim=9",
+    "~callbacks.gallery ++optimizer.amsgrad=true scheduler=one_cycle scheduler.max_lr=0.5",
     "optimizer.betas=[0.5,0.9] optimizer.lr=1e-05",
 )
 Make = Callable[..., Path]

@@ -260,7 +260,9 @@ def test_many_bars_and_many_labels_are_bounded() -> None:
     assert canvas.draw(bars).height < 1000
     assert canvas.named_labels(torch.tensor([4, 1, 1])) == [1, 4]
     assert canvas.named_labels(torch.zeros(5)) == canvas.named_labels(torch.arange(300)) == []
-    points = Scatter(torch.rand(300, 2), torch.arange(300), "a", "b", "c", "d")
+    points = Scatter(
+        torch.rand(300, 2), torch.arange(300), list(map(str, range(300))), "a", "b", "c", "d"
+    )
     assert canvas.draw(points).size == (624, 675)
 
 

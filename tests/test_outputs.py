@@ -14,6 +14,7 @@ from torch import Tensor
 from helpers import Command, train_run
 from vae_lightning import encode, load_run, reconstruct, sample, score
 from vae_lightning.cli.arguments import program_arguments
+from vae_lightning.networks import UNCONDITIONAL
 from vae_lightning.plots import canvas
 from vae_lightning.runs.run import Run
 
@@ -133,7 +134,7 @@ def test_sample_writes_the_samples_of_the_run(run: Run) -> None:
     binary = load_run("binary").sample(23, label=classes)
     assert np.array_equal(arrays("classes.npz")["images"], binary)
     assert do("sample run=binary count=23 output=classes.png") == 0
-    assert torch.equal(cells(Path("classes.png"), 3, 10)[1], canvas.to_bytes(binary[10:20, 0]))
+    assert torch.equal(cells(Path("classes.png"), 3, 10)[1], canvas.to_bytes(binary[10:20])[:, 0])
 
 
 def test_reconstruct_writes_images_beside_their_reconstructions(run: Run) -> None:
@@ -218,8 +219,8 @@ WRONG = {
     "encode run=run label=3": "label=3: requires a model that was trained with model.conditional",
     "encode run=binary label=10": "label=10: must be an integer from 0 to 9",
     "encode run=binary images=small.npy": "label=null: must be an integer from 0 to 9, because",
-    "encode run=run images=small.npy": "images=small.npy: must have shape (N, 1, 28, 28),",
-    "encode run=run images=none": "images=none: must be an image, a .npy or .npz file, or a folder",
+    "encode run=run images=small.npy": "images=small.npy: must have shape (N, 1, 28, 28) or",
+    "encode run=run images=none": "images=none: must be an image, an array file (.npz, .npy,",
     "encode run=run images=text.png": "images=text.png: must be an image",
     "encode run=run output=full.npz": "output=full.npz: must be a file, but a folder is there",
     "sample run=run count=0": "count=0: must be an integer >= 1",
@@ -249,3 +250,31 @@ def test_mistakes_are_refused_in_one_line_and_nothing_is_written(
         assert error.startswith(f"error: {message}"), error
         assert error.count("\n") == 1
     assert sorted(Path().rglob("*")) == before
+
+
+def test_the_range_of_the_data_is_that_of_new_images_and_of_no_bytes(
+    train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waves = np.sin(np.linspace(0, 9, 400 * 12)).reshape(400, 12).astype(np.float32)
+    np.save(tmp_path / "waves.npy", waves)
+    own = ("data=arrays", "data.root=waves.npy", "data.range=[-1,1]", *SMALL[1:])
+    train_run(train, tmp_path, None, *own)
+    monkeypatch.chdir(tmp_path)
+    run = load_run("run")
+    x = run.images()
+    assert (x.shape, x.dtype) == ((40, 1, 1, 12), torch.float32)
+    assert float(x.min()) < -0.99
+    expected = run.encode(x).mean
+    inputs, _ = run.data.inputs("test", slice(None))
+    torch.testing.assert_close(run.module.encoder(inputs, UNCONDITIONAL).mean, expected)
+    assert do("encode run=run output=split.npz") == 0
+    torch.testing.assert_close(torch.from_numpy(arrays("split.npz")["mean"]), expected)
+    # new images in the same range, as vectors, in a file and in memory
+    np.save("some.npy", x.reshape(40, 12).numpy())
+    assert do("encode run=run images=some.npy output=new.npz") == 0
+    torch.testing.assert_close(torch.from_numpy(arrays("new.npz")["mean"]), expected)
+    torch.testing.assert_close(run.encode(x.reshape(40, 12)).mean, expected)
+    for line in ("reconstruct run=run", "score run=run samples=5", "sample run=run count=3"):
+        assert do(line) == 0
+    assert do("reconstruct run=run images=some.npy output=pairs.npz") == 0
+    np.testing.assert_allclose(arrays("pairs.npz")["images"] * 2 - 1, x, atol=1e-6)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from vae_lightning.checks.errors import ConfigError
 from vae_lightning.data.augment import augment
 from vae_lightning.data.convert import find_format, to_labels
 from vae_lightning.data.images import ImageData
+from vae_lightning.data.shown import label_names
 from vae_lightning.data.sources.arrays import ArrayImages
 from vae_lightning.data.sources.folder import FolderImages, to_pixels
 from vae_lightning.data.sources.read import Division, Found, read
@@ -268,7 +270,7 @@ def test_images_of_one_value_have_any_layout() -> None:
 
 def test_arrays_of_another_shape_or_range_are_refused() -> None:
     values = np.zeros((4, 5, 7), np.uint8)
-    with pytest.raises(ConfigError, match=r"data.image_shape=\[1, 7, 5\].*are \[1, 5, 7\]"):
+    with pytest.raises(ConfigError, match=r"data.image_shape=\[1, 7, 5\].*has \[1, 5, 7\]"):
         find_format(values, "x", (1, 7, 5))
     with pytest.raises(ConfigError, match=r"data.range=\[0, 10\]: must contain x, which is uint8"):
         find_format(values + 11, "x", None, (0, 10))
@@ -441,3 +443,17 @@ def test_a_rotation_turns_the_image_and_keeps_its_center() -> None:
     assert angles.abs().max() <= 10
     assert angles.std() == pytest.approx(20 / 12**0.5, rel=0.25)
     assert y.shape == x.shape
+
+
+def test_the_names_of_the_classes_are_shown(tmp_path: Path) -> None:
+    for number in range(12):
+        place = tmp_path / "photos" / ("cat", "dog")[number % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (6, 5), dtype=np.uint8)
+        Image.fromarray(pixels).save(place / f"{number}.png")
+    found = read(FolderImages(tmp_path / "photos"), "photos", None, Division(None, None))
+    assert found.class_names == ("cat", "dog")
+    assert label_names(found.class_names, 2) == ["cat", "dog"]
+    assert label_names(found.class_names, 3) == ["0", "1", "2"]
+    part = SimpleNamespace(data=np.zeros((2, 6, 5), np.uint8), classes=["0 - zero", "shirt"])
+    assert TorchvisionImages(FakeData, tmp_path).pool(part, None).class_names == ("0", "shirt")

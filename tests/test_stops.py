@@ -3,13 +3,16 @@
 A short form of ``python -m benchmarks.faults``.
 """
 
+import io
 import json
+import logging
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,10 +22,11 @@ import torch
 from benchmarks.faults.stops import EXPERIMENT, MODULE, RECORDER, SMALL, Attack, Runs, contents
 from benchmarks.fork_server import Fault, ForkServer
 from helpers import Command
-from vae_lightning.checks.errors import ConfigError
+from vae_lightning.checks.errors import ConfigError, Interrupted
 from vae_lightning.storage.files import read_json
 from vae_lightning.storage.run_folder import LAST
 from vae_lightning.training.checkpoint import check_space
+from vae_lightning.training.signals import STOPPING, StopSignals
 
 pytestmark = pytest.mark.slow
 
@@ -47,6 +51,16 @@ def runs(server: ForkServer, tiny_root: Path, tmp_path_factory: pytest.TempPathF
             "last step of an epoch", (Fault(f"{MODULE}.training_step", TERM, 25),), SINGLE_STEPS
         ),
         Attack("last step", (Fault(f"{MODULE}.training_step", TERM, 75),), SINGLE_STEPS),
+        Attack(
+            "last step, within an epoch",
+            (Fault(f"{MODULE}.training_step", TERM, 37),),
+            ("trainer.max_steps=37", *SINGLE_STEPS),
+        ),
+        Attack(
+            "last call, within an epoch",
+            (Fault(f"{MODULE}.training_step", KILL, 4), Fault(f"{MODULE}.training_step", TERM, 6)),
+            ("trainer.max_steps=37", "trainer.val_check_interval=10"),
+        ),
         Attack("validation", (Fault(f"{MODULE}.validation_step", signal.SIGUSR1, 2),)),
         Attack("pictures", (Fault("vae_lightning.plots.canvas:save_png", signal.SIGUSR2, 3),)),
         Attack("saving", (Fault(f"{RECORDER}:link", KILL, 2, after=True),)),
@@ -219,3 +233,37 @@ def test_a_disk_without_room_for_the_checkpoints_refuses_the_run(
     (tmp_path / LAST).parent.mkdir()
     (tmp_path / LAST).write_bytes(b"x")  # the file that is replaced gives its space back
     check_space(tmp_path, module)
+
+
+def test_a_signal_while_a_line_is_written_does_not_break_it(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Interrupting(io.RawIOBase):
+        """Receives a signal while it writes the first line."""
+
+        written = b""
+
+        def writable(self) -> bool:
+            return True
+
+        def write(self, line: bytes) -> int:
+            if not self.written:
+                os.kill(os.getpid(), signal.SIGUSR1)
+            self.written += line
+            return len(line)
+
+    raw = Interrupting()
+    handler = logging.StreamHandler(io.TextIOWrapper(io.BufferedWriter(raw)))
+    logger = logging.getLogger("vae_lightning")
+    logger.addHandler(handler)
+    caplog.set_level(logging.INFO, "vae_lightning")
+    try:
+        with pytest.raises(Interrupted), StopSignals() as stop, stop.deferred(lambda: None):
+            logger.warning("epoch 1")
+        for thread in set(threading.enumerate()) - {threading.current_thread()}:
+            if not thread.daemon:
+                thread.join(5)
+    finally:
+        logger.removeHandler(handler)
+    assert capsys.readouterr().err == ""
+    assert sorted(raw.written.decode().splitlines()) == ["epoch 1", STOPPING]

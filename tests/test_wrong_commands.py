@@ -64,7 +64,7 @@ AS_PROCESSES = {
     "sweep resume=none": "resume=none: must be a sweep folder",
     "sweep status=none": "status=none: must be a sweep folder",
     "sweep": "resume=DIR or status=DIR: must be given",
-    "train launcher.slots=2": "launcher: must only be given for a sweep",
+    "train launcher.slots=2": "launcher.slots=2: must only be given for a sweep",
     "train -m seed=1,2 hydra.sweep.dir=.": "hydra.sweep.dir=.: must be a new or empty folder",
     "replay run=none": "run=none: must be a run folder",
     "train resume=none": "resume=none: must be a run folder",
@@ -75,11 +75,11 @@ AS_PROCESSES = {
     "train resume=none from_config=x": "from_config=x: must not be given with resume",
     "train -m init_from=none seed=1,2": "init_from=none: must be a run folder",
     "train +resume=none": "resume=none: must be a run folder",
+    "train resume=none --config-dir=.": "--config-dir=.: must not be given with resume",
     "train resume=file": "resume=file: must be a run folder",
-    "train data.image_shape=[1,2,3]": "data.image_shape=[1, 2, 3]: must have as many pixels",
+    "train data.image_shape=[1,2,3]": "data.image_shape=[1, 2, 3]: must be the channels",
     "train +trainer.foo=1": "foo",
     "train ++trainer.foo=1": "foo",
-    "train data.batch_size=100000": "data.batch_size=100000: must be 1 to",
     "train data.val_size=60000": "data.val_size=60000: must be 0 to",
     "train data.sha256=abc": "data.sha256=abc",
     "train +callbacks.foo._target_=nowhere.Class": "_target_=nowhere.Class: no such class",
@@ -99,7 +99,7 @@ def refuse(line: str) -> None:
     if name != "train":
         configuration(name, options_of(name), words, folders=name == "report")
         return
-    args = arguments.parse(words)
+    args = arguments.parse(words, "config")
     if args.multirun or args.cfg is not None:
         importlib.import_module("vae_lightning.sweeps.start").list_jobs(args.overrides, None)
     options.check(compose("config", [*search_path(args.config_dir), *args.overrides]))

@@ -53,6 +53,7 @@ def main(cfg: DictConfig) -> None:
 
 def explore(cfg: DictConfig, run: "Run", ops: list["Op"], classes: int) -> Path:
     """Encodes the test images, writes the page and returns its path."""
+    from vae_lightning.data.shown import label_names
     from vae_lightning.explorer import encoded, page
 
     wanted = min(cfg.count, run.data.images_in("test"))
@@ -67,7 +68,7 @@ def explore(cfg: DictConfig, run: "Run", ops: list["Op"], classes: int) -> Path:
         "title": run.description,
         "facts": facts(cfg, run),
         "likelihood": run.module.decoder.description,
-        "names": names(run, int(found.labels.max()) + 1, classes),
+        "names": label_names(run.data.class_names, max(int(found.labels.max()) + 1, classes)),
         "classes": classes,
         "reference": reference(run, found),
         "decoder": page.decoder_content(ops),
@@ -103,25 +104,6 @@ def facts(cfg: DictConfig, run: "Run") -> list[tuple[str, str]]:
         tests = [(f"test {name}", f"{metrics[key]:.2f} nats") for name, key in terms.items()]
         found = tests + found
     return [*found, ("checkpoint", cfg.checkpoint)]
-
-
-def names(run: "Run", labels: int, classes: int) -> list[str]:
-    """Returns a name for each label.
-
-    The names come from the data set if it has enough of them, shortened at " - " ("0 - zero" is
-    "0"). Otherwise they are the numbers.
-
-    Args:
-        run: the run.
-        labels: the number of labels in the data.
-        classes: the number of classes of a conditional model, else 0.
-    """
-    from vae_lightning.config.instantiate import find_class
-
-    dataset = find_class(run.cfg.data.dataset["_target_"], object, run.cfg.trust)
-    known = [str(name).split(" - ")[0] for name in getattr(dataset, "classes", [])]
-    count = max(labels, classes)
-    return known if len(known) >= count else [str(label) for label in range(count)]
 
 
 if __name__ == "__main__":

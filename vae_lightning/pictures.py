@@ -80,7 +80,8 @@ def draw(cfg: DictConfig, run: "Run") -> list[Path]:
     title = f"{run.description}, {progress(numbers, metrics.get('epoch', 'unfinished'))}"
     encoded = max(cfg.count or 0, shown_count(ENCODED_IMAGES, data.pixels))
     images, _ = data.inputs("test", slice(encoded))
-    viewer = Viewer(module, images, data.labels["test"][: len(images)], title, cfg.seed, cfg.label)
+    labels, names = data.labels["test"][: len(images)], data.class_names
+    viewer = Viewer(module, images, labels, title, cfg.seed, cfg.label, names)
     paths = []
     with torch.no_grad():
         for kind in kinds(cfg, module.latent_dim, len(images)):

@@ -26,7 +26,7 @@ def main(cfg: DictConfig) -> None:
 
     run = load_run(cfg.run, cfg.checkpoint, cfg.trust, cfg.data.root)
     chosen = select_images(run, cfg)
-    x = run.prepare_images(chosen.x).cpu()
+    x = chosen.x.x.cpu()
     decoded = run.reconstruct(x, chosen.label).cpu()
     files = chosen.columns.get("file", [""] * len(x))
     names = [f"{number:05d}_{Path(file).stem}".rstrip("_") for number, file in enumerate(files)]

@@ -14,13 +14,16 @@ from vae_lightning.cli.command import exit_codes
 from vae_lightning.cli.help import describe_groups, describe_options, help_page
 from vae_lightning.config import options
 from vae_lightning.config.compose import compose, default_choices, search_path
+from vae_lightning.config.dotted import is_part
 from vae_lightning.config.environment import is_started_process
-from vae_lightning.runs.from_config import check_typed, expanded, key_of, named_run
+from vae_lightning.config.hydra_table import key_of
+from vae_lightning.runs.from_config import check_typed, expanded, named_run
 from vae_lightning.runs.start import join, resume, start
 from vae_lightning.sweeps.plan import SWEEP_MODE
 from vae_lightning.sweeps.start import list_jobs, start_sweep
 from vae_lightning.training.signals import StopSignals
 
+SWEEP = "hydra.sweep"  # the keys of Hydra that are read in a sweep only
 # what --help lists
 MOST_USED_OPTIONS = (
     "model.latent_dim",
@@ -45,19 +48,16 @@ def main() -> None:
         if is_started_process():
             join()
             return
-        argv = sys.argv[1:]
-        args = arguments.parse(argv)
+        args = arguments.parse(sys.argv[1:], "config")
         check_resumes_alone(args.overrides)
         if not args.help and named_run(args.overrides):
-            flags = [word for word in argv if word not in args.overrides]
             args.overrides = expanded(args.overrides, args.config_dir)
-            argv = [*flags, *args.overrides]
         if args.help:
             print(help_text())
         elif args.multirun and args.cfg:
             print(list_jobs(args.overrides, args.config_dir))
         elif arguments.asks_for_information(args):
-            arguments.hydra_main("config", argv, lambda _: None)
+            arguments.print_information("config", args)
         elif args.multirun or f"hydra.mode={SWEEP_MODE.name}" in args.overrides:
             sweep(args)
         else:
@@ -83,6 +83,11 @@ def start_or_resume(args: argparse.Namespace, stop: StopSignals) -> None:
     """Continues the run that an override names, or starts a new one."""
     runs = [run for word in args.overrides if (run := resumed_run(word))]
     if runs:
+        if args.config_dir is not None:
+            raise ConfigError(
+                f"--config-dir={args.config_dir}: must not be given with resume; the run folder"
+                " holds the whole configuration"
+            )
         resume(Path(runs[-1]), [word for word in args.overrides if not resumed_run(word)], stop)
     else:
         start_new(args, stop)
@@ -113,10 +118,10 @@ def start_new(args: argparse.Namespace, stop: StopSignals) -> None:
     if cfg.hydra.mode == SWEEP_MODE:  # the file of an experiment says so
         sweep(args)
         return
-    for section in options.SWEEP_SECTIONS:
-        if any(word.lstrip("+").startswith(section) for word in args.overrides):
-            raise ConfigError(f"{section}: must only be given for a sweep; -m starts one")
-    is_folder_given = any(word.startswith("hydra.run.dir=") for word in args.overrides)
+    for word in args.overrides:
+        if any(is_part(key_of(word), section) for section in (*options.SWEEP_SECTIONS, SWEEP)):
+            raise ConfigError(f"{word}: must only be given for a sweep; -m starts one")
+    is_folder_given = any(key_of(word) == "hydra.run.dir" for word in args.overrides)
     start(cfg, args.overrides, is_folder_given, stop)
 
 

@@ -22,6 +22,8 @@ def stopped(runs: stops.Runs, kills: int) -> Iterator[tuple[str, str, str]]:
         name = "SIGKILL" if fault.number == signal.SIGKILL else "signal"
         yield f"{name}, {attack.phase}", str(fault), runs.stop(attack)
     generator = random.Random(0)
+    for attack in stops.limited_attacks(generator, kills):
+        yield f"several signals, {attack.phase}", str(attack), runs.stop(attack)
     for _ in range(kills):
         yield "several signals at random moments", "", runs.kill_at_random(generator, 3)
 

@@ -17,11 +17,14 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf, open_dict
 from tqdm import tqdm
 
-from vae_lightning.checks.errors import ConfigError, Interrupted, NotFinite, ProcessLost, nearest
+from vae_lightning.checks.errors import ConfigError, Interrupted, NotFinite, ProcessLost
 from vae_lightning.checks.ranges import AnyOf, Boolean, Choice, Integer, Option, Text, check_value
 from vae_lightning.cli import arguments
 from vae_lightning.cli.help import defaults, describe_options, help_page
-from vae_lightning.config.compose import compose, known_keys, search_path
+from vae_lightning.config.compose import compose, unknown_key
+from vae_lightning.config.dotted import known_keys
+from vae_lightning.config.hydra_table import check_words
+from vae_lightning.config.interpolations import check_references
 from vae_lightning.storage.run_folder import RECORD_LOGGER, of_run, to_dict
 
 Task = Callable[[DictConfig], bool | None]
@@ -156,23 +159,27 @@ def configuration(
     name: str, options: Mapping[str, Option], argv: list[str], folders: bool = False
 ) -> DictConfig | None:
     """The checked configuration of a command; None if it was only asked for information."""
-    args = arguments.parse(argv)
+    args = arguments.parse(argv, name)
     if args.help:
         print(help_page(name, {"options": describe_options(options, defaults(name))}))
         return None
     if arguments.asks_for_information(args):
-        arguments.hydra_main(name, argv, lambda _: None)
+        arguments.print_information(name, args)
         return None
     if args.multirun:
         raise ConfigError("-m: must be used with train, because only train runs sweeps")
+    check_words(args.overrides, name)
     places = [word for word in args.overrides if folders and word.partition("=")[0] not in options]
     words = [word for word in args.overrides if word not in places]
+    if "run" in options:
+        words = with_run(words)
     if folders and not places:
         raise ConfigError(f"{name}: requires at least one folder of a sweep or of a run")
-    cfg = compose(name, [*search_path(args.config_dir), *words])
+    cfg = compose(name, words)
     for key in known_keys(to_dict(of_run(cfg), resolve=False)):
         if key not in options and not any(option.startswith(f"{key}.") for option in options):
-            raise ConfigError(f"{key}: no such key{nearest(key, options)}")
+            raise ConfigError(unknown_key(key, name))
+    check_references(of_run(cfg))
     for key, option in options.items():
         if OmegaConf.is_missing(cfg, key):
             example = f"{key}=outputs/2026-01-31/12-00-00"
@@ -184,6 +191,20 @@ def configuration(
         with open_dict(cfg):
             cfg.folders = places
     return cfg
+
+
+def with_run(words: list[str]) -> list[str]:
+    """The words of a command that reads a run; a word that is no option names the run.
+
+    Raises ConfigError if several words name one.
+    """
+    named = [word for word in words if "=" not in word and not word.startswith("~")]
+    if not named:
+        return words
+    runs = [*named, *(word for word in words if word.startswith("run="))]
+    if len(runs) > 1:
+        raise ConfigError(f"{' '.join(runs)}: must be one run folder")
+    return [f"run={word}" if word in named else word for word in words]
 
 
 def check_place(output: Path) -> None:

@@ -3,6 +3,11 @@
 A test tries each entry; docs/options.md shows them.
 """
 
+from omegaconf import DictConfig
+
+from vae_lightning.checks.errors import ConfigError, show
+from vae_lightning.config.compose import choices, default_choices
+
 PACKAGE = "lightning.pytorch.callbacks"
 STEPWISE = "optimizer steps are taken one by one"
 # name -> what to know about it
@@ -10,7 +15,8 @@ WORKING = {
     "DeviceStatsMonitor": f"{STEPWISE}; on a CPU it requires psutil",
     "EarlyStopping": "`callbacks=early_stopping` waits for the end of the annealing",
     "EMAWeightAveraging": f"best.ckpt holds the average; {STEPWISE}; `callbacks=ema` is faster",
-    "GradientAccumulationScheduler": STEPWISE,
+    "GradientAccumulationScheduler": f"{STEPWISE}; it requires `scheduler=constant` and "
+    "`annealing=constant`",
     "LearningRateMonitor": f"{STEPWISE}; `callbacks=lr_monitor` is faster",
     "ModelCheckpoint": f"writes into checkpoints/ of the run; {STEPWISE}; `callbacks=checkpoints` "
     "is faster",
@@ -45,3 +51,20 @@ def refusal(target: str) -> str | None:
     """Why a class is refused as a callback; None if it is not a refused one of Lightning."""
     package, _, name = target.rpartition(".")
     return REFUSED.get(name) if package.startswith(PACKAGE) else None
+
+
+def check_named(cfg: DictConfig) -> None:
+    """Raises ConfigError for a callback or a logger without a class."""
+    for section in ("callbacks", "logger"):
+        parts = cfg[section]
+        if not isinstance(parts, DictConfig):
+            raise ConfigError(f"{section}={show(parts)}: must be names with classes")
+        for name, node in parts.items():
+            if isinstance(node, DictConfig) and "_target_" in node:
+                continue
+            place = f"{section}.{name}"
+            message = f"{place}: must name its class: +{place}._target_=CLASS"
+            if name in choices(section):
+                default = default_choices()[section]
+                message += f"; {section}=[{default},{name}] adds that of this package"
+            raise ConfigError(message)

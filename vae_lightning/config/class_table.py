@@ -31,6 +31,8 @@ SCHEDULERS = (
     "ReduceLROnPlateau",
     "StepLR",
 )
+# some classes of torchvision.datasets that need no further arguments
+DATASETS = ("CIFAR10", "CIFAR100", "QMNIST", "STL10", "SVHN", "USPS")
 NEED_LOGGER = (
     "lightning.pytorch.callbacks.DeviceStatsMonitor",
     "lightning.pytorch.callbacks.LearningRateMonitor",

@@ -13,9 +13,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from vae_lightning.checks.errors import ConfigError, nearest, show
 from vae_lightning.checks.ranges import Option, check_value
-from vae_lightning.config.callback_table import refusal
+from vae_lightning.config.callback_table import check_named, refusal
 from vae_lightning.config.class_table import NEED_LOGGER, NEED_VALIDATION, PACKAGES
-from vae_lightning.config.compose import CONF
+from vae_lightning.config.compose import CONF, default_choices, unknown_key
+from vae_lightning.config.dotted import last_part
 from vae_lightning.config.general_options import (
     GENERAL_OPTIONS,
     SEARCH_OPTIONS,
@@ -24,6 +25,7 @@ from vae_lightning.config.general_options import (
     SWEEP_OPTIONS,
     SWEEP_SECTIONS,
 )
+from vae_lightning.config.interpolations import check_references
 from vae_lightning.config.option_table import CLASS_OPTIONS
 from vae_lightning.config.optional import require_packages
 from vae_lightning.config.trainer_options import check_trainer_key, check_trainer_together
@@ -48,7 +50,7 @@ def check_keys(cfg: DictConfig) -> None:
     """Raises ConfigError for a key that nothing reads, such as one added with a + by mistake."""
     for key in cfg:
         if key not in (*SECTIONS, *SWEEP_SECTIONS, "hydra"):
-            raise ConfigError(f"{key}: no such key{nearest(str(key), SECTIONS)}")
+            raise ConfigError(unknown_key(str(key), "config"))
     for key in cfg.trainer:
         check_trainer_key(str(key))
     text = OmegaConf.to_yaml(of_run(cfg))
@@ -84,7 +86,9 @@ def check_sweep_options(cfg: DictConfig) -> None:
             if not key.startswith(f"{section}."):
                 continue
             if key not in keys:
-                raise ConfigError(f"{key}: must not be removed")
+                default = default_choices().get(section)
+                advice = f"; {section}={default} is the default" if default else ""
+                raise ConfigError(f"{key}: must not be removed{advice}")
             value = selected(cfg, key)
             if key not in SEARCH_OPTIONS or cfg.search.kind != "grid":
                 check_value(key, value, option)
@@ -104,13 +108,14 @@ def check_complete(cfg: DictConfig) -> None:
     for key in (*REQUIRED_SECTIONS, *GENERAL_OPTIONS):
         section, _, name = key.rpartition(".")
         if section in COMPLETE_SECTIONS and name not in (cfg[section] if section else cfg):
-            raise ConfigError(
-                f"{key}: must not be removed with ~; only parts of callbacks may be removed"
-            )
+            default = default_choices().get(key)
+            advice = f"{key}={default} is the default" if default else "only parts of callbacks may"
+            raise ConfigError(f"{key}: must not be removed with ~; {advice}")
 
 
 def check_values(cfg: DictConfig) -> None:
     """Raises ConfigError, with key, value and what is allowed, for the first wrong value."""
+    check_references(of_run(cfg))
     OmegaConf.to_container(of_run(cfg), resolve=True, throw_on_missing=True)
     for key, option in GENERAL_OPTIONS.items():
         section, _, name = key.rpartition(".")
@@ -179,10 +184,13 @@ def plain(node: DictConfig, name: str) -> object:
 
 def check_callbacks(cfg: DictConfig) -> None:
     """Raises ConfigError for classes that cannot work, alone or with the rest of the values."""
+    check_named(cfg)
     for path, node in class_nodes(of_run(cfg)):
         target = str(node["_target_"]) if "_target_" in node else ""
         if path.startswith("callbacks.") and (reason := refusal(target)):
             raise ConfigError(f"{path}._target_={target}: must be another class; {reason}")
+        if target.endswith(".GradientAccumulationScheduler"):
+            check_fixed_length(cfg, f"{path}._target_={target}")
         if target in PACKAGES:
             require_packages(path.replace("logger.", "logger="), PACKAGES[target])
         if target in NEED_LOGGER and not cfg.logger:
@@ -193,8 +201,35 @@ def check_callbacks(cfg: DictConfig) -> None:
                     raise ConfigError(f"{key}=0: must be above 0 for {path}, which reads val/")
 
 
+def check_sizes(cfg: DictConfig) -> None:
+    """Raises ConfigError for a part of the model with other sizes than the rest."""
+    nodes = list(class_nodes(of_run(cfg)))
+    for key in ("model.latent_dim", "data.image_shape"):
+        common, name = selected(cfg, key), last_part(key)
+        for path, node in nodes:
+            is_own = str(node.get("_target_")).startswith("vae_lightning.")
+            if path != "data" and is_own and name in node and plain(node, name) != common:
+                value = show(plain(node, name))
+                raise ConfigError(
+                    f"{path}.{name}={value}: must be the same in all parts of the model; did you"
+                    f" mean {key}={value}?"
+                )
+
+
+def check_fixed_length(cfg: DictConfig, callback: str) -> None:
+    """Raises ConfigError for schedules, which must know how many steps the training takes."""
+    for group in ("scheduler", "annealing"):
+        chosen = cfg.hydra.runtime.choices[group]
+        if chosen != "constant":
+            raise ConfigError(
+                f"{group}={chosen}: must be constant for {callback}, which changes the number of"
+                " steps of an epoch"
+            )
+
+
 def check_together(cfg: DictConfig) -> None:
     """Raises ConfigError for values that do not fit each other."""
+    check_sizes(cfg)
     check_trainer_together(cfg)
     devices, kind = plain(cfg.trainer, "devices"), cfg.accelerator.accelerator
     if devices == "auto":

@@ -86,7 +86,7 @@ def find_format(
     if shape is not None and found.shape(values) != tuple(shape):
         raise ConfigError(
             f"data.image_shape={list(shape)}: must be the channels, height and width of the images;"
-            f" those of {name} are {list(found.shape(values))}"
+            f" {name} has {list(found.shape(values))}"
         )
     return found
 

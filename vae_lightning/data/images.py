@@ -42,9 +42,9 @@ class ImageData(LightningDataModule):
         fingerprints: of the images and labels as they are stored.
         in_memory: whether the images lie in memory. Otherwise they are files that are mapped into
             it; they stay on the CPU, and are shuffled in blocks, so that the disk reads in order.
+        class_names: what each label means; empty if the data set does not say so.
 
-    Raises:
-        ConfigError: if the options do not fit the images or each other.
+    Raises ConfigError if the options do not fit the images or each other.
     """
 
     def __init__(
@@ -62,16 +62,16 @@ class ImageData(LightningDataModule):
         seed: int,
         conditional: bool = False,
         augment: Annotated[
-            Sequence[str],
-            Option("random changes of the training images", Subset(tuple(CHANGES))),
+            Sequence[str], Option("random changes of the training images", Subset(tuple(CHANGES)))
         ] = (),
         fingerprints: Mapping[str, fingerprint.Part] | None = None,
         in_memory: bool = True,
+        class_names: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.name, self.batch_size, self.seed = name, batch_size, seed
         self.binarization, self.conditional = binarization, conditional
-        self.augment, self.in_memory = tuple(augment), in_memory
+        self.augment, self.in_memory, self.class_names = augment, in_memory, tuple(class_names)
         self.group_size, self.limits = 1, Limits()
         self.parts = fingerprints or {}
         self.check_binarization()

@@ -1,4 +1,6 @@
-"""What pictures show of a data set: which colors, and how many images."""
+"""What pictures show of a data set: colors, names, and how many images."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -9,6 +11,13 @@ MOST_PIXELS = 50_000_000  # of all images that a picture is made from; 200 MB in
 def shown_count(count: int, pixels: int) -> int:
     """At most ``count`` images; fewer if they have so many pixels that memory would not suffice."""
     return max(1, min(count, MOST_PIXELS // pixels))
+
+
+def label_names(class_names: Sequence[str], count: int) -> list[str]:
+    """A name for each of the labels below ``count``: that of its class, or its number."""
+    if len(class_names) < count:
+        return [str(label) for label in range(count)]
+    return list(class_names)
 
 
 def is_vector(images: Tensor) -> bool:

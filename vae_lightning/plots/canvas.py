@@ -167,13 +167,16 @@ def draw_scatter(picture: Scatter, size: int = 560) -> Image.Image:
     for label in named_labels(labels):
         members = torch.tensor(positions)[labels.cpu() == label]
         x, y = members.median(0)[0]
-        draw.ellipse(
-            torch.stack([x - 9, y - 9, x + 9, y + 9]).tolist(),
+        name = picture.names[label]
+        half = max(9, text_width(name) / 2 + 5)  # a circle around one letter
+        draw.rounded_rectangle(
+            torch.stack([x - half, y - 9, x + half, y + 9]).tolist(),
+            radius=9,
             fill="white",
             outline=CATEGORIES[label % len(CATEGORIES)],
             width=2,
         )
-        draw_text(canvas, (float(x), float(y)), str(label), anchor="mm")
+        draw_text(canvas, (float(x), float(y)), name, anchor="mm")
     names = (picture.x_axis, picture.y_axis)
     for axis, (a, b, name) in enumerate(zip(low.tolist(), high.tolist(), names, strict=True)):
         for tick in ticks(a, b) if name else ():  # an axis without a name has no meaning

@@ -79,8 +79,9 @@ def draw_scatter(axes: Axes, picture: Scatter) -> None:
         if label not in named:
             continue
         x, y = torch.median(members, 0).values.tolist()
-        box = {"boxstyle": "circle", "facecolor": "white", "edgecolor": color}
-        axes.text(x, y, str(label), fontsize=8, ha="center", va="center", bbox=box)
+        box = {"boxstyle": "round", "facecolor": "white", "edgecolor": color}
+        name = picture.names[int(label)]
+        axes.text(x, y, name, fontsize=8, ha="center", va="center", bbox=box)
     axes.set_xlabel(picture.x_axis)
     axes.set_ylabel(picture.y_axis)
     if not picture.y_axis:

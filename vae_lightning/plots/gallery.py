@@ -101,7 +101,8 @@ class Gallery(Callback):
         epoch = trainer.current_epoch + 1
         reached = progress(trainer.callback_metrics, epoch)
         subtitle = f"{describe(str(data.name), pl_module)}, {reached}"
-        viewer = Viewer(pl_module, images, data.labels["test"][: len(images)], subtitle)
+        labels, names = data.labels["test"][: len(images)], data.class_names
+        viewer = Viewer(pl_module, images, labels, subtitle, class_names=names)
         pl_module.eval()
         with torch.no_grad():
             active = active_units(viewer.posterior.mean)

@@ -29,6 +29,7 @@ class Scatter:
 
     points: Tensor  # (N, 2)
     labels: Tensor  # (N,)
+    names: Sequence[str]  # what each label is called
     title: str
     subtitle: str
     x_axis: str

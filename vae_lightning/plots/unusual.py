@@ -46,7 +46,7 @@ def page(run: Run, chosen: Selection, rows: Sequence[Mapping[str, object]], note
     score = score_of(rows)
     scores = torch.tensor([row[score] for row in rows], dtype=torch.float64)
     order = scores.argsort(descending=True, stable=True)[:SHOWN]
-    x = run.prepare_images(chosen.x)[order]
+    x = chosen.x.x[order]
     decoded = run.reconstruct(x, None if chosen.label is None else chosen.label[order])
     lines = [cells("th", ["image", "reconstruction", *rows[0]])]
     for image, reconstruction, number in zip(x, decoded, order.tolist(), strict=True):

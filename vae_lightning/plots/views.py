@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vae_lightning import rng
+from vae_lightning.data.shown import label_names
 from vae_lightning.distributions import Posterior, Prior, StandardNormal
 from vae_lightning.evaluation.latents import information_per_dim, moments
 from vae_lightning.networks import UNCONDITIONAL, Condition
@@ -36,6 +37,7 @@ class Viewer:
         seed: seed of the samples from the prior.
         label: class that a conditional model draws. With None, samples take each class in turn and
             other views take the label of the image.
+        class_names: what each label means; empty: its number.
     """
 
     module: VAE
@@ -44,6 +46,7 @@ class Viewer:
     subtitle: str
     seed: int = 0
     label: int | None = None
+    class_names: Sequence[str] = ()
 
     def condition(self, labels: Tensor) -> Condition:
         """The condition on the chosen class or, if no class is chosen, on the labels (N,)."""
@@ -259,7 +262,8 @@ class Viewer:
                 for number, share in enumerate(shares, 1)
             )
             means = centered @ directions[:2].T
-        return Scatter(means, labels, title, self.subtitle, *axes)
+        names = label_names(self.class_names, 1 + int(labels.max()))
+        return Scatter(means, labels, names, title, self.subtitle, *axes)
 
     def kl_bars(self) -> Bars:
         """Draws the KL, or the information, of each latent dimension as bars, largest first.

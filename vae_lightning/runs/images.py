@@ -5,6 +5,7 @@ Shapes: N images, C H W of an image.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,21 @@ from vae_lightning.data.splits import binarize
 Images = Tensor | np.ndarray | Image.Image | str | Path  # one image or several
 Source = Images | Sequence[Images]
 ARRAY_NAME = "images"  # of the array to read from a file that holds several
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Images that are converted and binarized already, as the encoder takes them."""
+
+    x: Tensor  # (N, C, H, W), float32 in [0, 1]
+
+    def __getitem__(self, index: slice) -> "Inputs":
+        """Some of the images."""
+        return Inputs(self.x[index])
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.x)
 
 
 class Wanted(NamedTuple):
@@ -74,8 +90,8 @@ def read_path(path: Path, wanted: Wanted, key: str) -> tuple[Tensor, list[str]]:
         files, names = [path], [name_of(Path(path.name))]
     else:
         raise ConfigError(
-            f"{key}: must be an image, a file {', '.join(arrays.ENDINGS)}, or a folder of images;"
-            " there is none"
+            f"{key}: must be an image, an array file ({', '.join(arrays.ENDINGS)}), or a folder of"
+            " images"
         )
     images = [read_file(file, wanted, f"{key.partition('=')[0]}={file}") for file in files]
     return torch.stack(images).float() / 255, names
@@ -118,6 +134,8 @@ def check_images(x: Tensor, wanted: Wanted, key: str) -> Tensor:
     }
     if channels == 1:
         layouts["NHW"] = (height, width)
+    if channels == height == 1:
+        layouts["ND"] = (width,)
     found = {tuple(x.shape): x[None], tuple(x.shape[1:]): x}  # one image, or several
     layout = next((layout for layout, shape in layouts.items() if shape in found), None)
     if layout is None:

@@ -11,14 +11,14 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from vae_lightning.checks.errors import ConfigError, counted
-from vae_lightning.runs.images import BINARIZED
+from vae_lightning.runs.images import BINARIZED, Inputs
 from vae_lightning.runs.run import Run
 
 
 class Selection(NamedTuple):
-    """Images, in what the methods of Run take, and what is known about them."""
+    """Images, and what is known about them."""
 
-    x: Tensor  # (N, C, H, W)
+    x: Inputs
     label: Tensor | None  # what a conditional model conditions on, (N,)
     columns: dict[str, np.ndarray]  # index, and file and label if there are any, (N,) each
     description: str
@@ -42,7 +42,7 @@ def select_images(run: Run, cfg: DictConfig) -> Selection:
     """
     check_label(run, cfg.label)
     if cfg.images is None:
-        x, names = run.images(cfg.split)[: cfg.count], []
+        x, names = run.inputs(cfg.split, cfg.count), []
         labels = run.labels(cfg.split)[: cfg.count].cpu()
         if not len(x):
             raise ConfigError(f"split={cfg.split}: has no images, because data.val_size=0")

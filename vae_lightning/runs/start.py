@@ -14,7 +14,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from vae_lightning.checks.errors import ConfigError, Interrupted, counted
-from vae_lightning.config import options
+from vae_lightning.config import interpolations, options
 from vae_lightning.config.environment import (
     RESUMES_VARIABLE,
     RUN_VARIABLE,
@@ -37,7 +37,7 @@ def start(
     options.check(cfg)
     if cfg.accelerator.num_nodes > 1:
         check_nodes(cfg, is_folder_given)
-    path = Path(cfg.hydra.run.dir)
+    path = interpolations.folder(cfg, "run")
     if is_folder_given and is_requeued() and (path / CONFIG).is_file():
         resume(path, overrides, stop)
         return

@@ -11,7 +11,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigTypeError
 
-from vae_lightning.checks.errors import ConfigError, Interrupted, Pruned
+from vae_lightning.checks.errors import ConfigError, Interrupted, Pruned, show
 from vae_lightning.storage.files import TEMPORARY, read_json, write_json, write_text
 from vae_lightning.storage.lock import LOCK, claim
 
@@ -127,10 +127,18 @@ def read_yaml(path: Path) -> DictConfig:
 
 def write_overrides(run: Path, cfg: DictConfig, overrides: Sequence[str]) -> None:
     """Writes .hydra/overrides.yaml, the overrides of the command line, and .hydra/hydra.yaml."""
-    text = OmegaConf.to_yaml(OmegaConf.create(list(overrides)))
+    text = OmegaConf.to_yaml(OmegaConf.create([plain_word(word, cfg) for word in overrides]))
     write_text(run / ".hydra" / "overrides.yaml", text)
     hydra = OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, "hydra"))
     write_text(run / HYDRA, hydra)
+
+
+def plain_word(word: str, cfg: DictConfig) -> str:
+    """An override with its value instead of an interpolation, so that it can be stored."""
+    key = word.partition("=")[0]
+    if "${" not in word.replace("\\", ""):
+        return word
+    return f"{key}={show(OmegaConf.select(cfg, key.lstrip('+')))}"
 
 
 def read_choices(run: Path) -> dict[str, str]:

@@ -9,17 +9,16 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
 from vae_lightning.checks.errors import ConfigError
-from vae_lightning.config.compose import COMPOSITION_ERRORS, choices, literal_path
+from vae_lightning.config.compose import COMPOSITION_ERRORS, choices, explain, literal_path
+from vae_lightning.config.dotted import is_part
+from vae_lightning.config.hydra_table import check_words
 from vae_lightning.sweeps.domains import Domain, domain_of
 
 # keys that say how the jobs are run, not what they are
-DRIVER_KEYS = ("hydra.mode", "hydra.sweep", "hydra.sweeper", "launcher", "search", "sweep")
+DRIVER_KEYS = ("hydra", "launcher", "search", "sweep")
 REFUSED_KEYS = {
     "resume": "must not be given in a sweep; vae_lightning.sweep resume=DIR continues one",
     "hydra.run.dir": "must not be given in a sweep; hydra.sweep.dir names its folder",
-    "hydra.sweep.subdir": "must not be given; the swept keys name the folders of the jobs",
-    "hydra/sweeper": "must not be given; the package has its own",
-    "hydra/launcher": "must not be given; launcher=local chooses the launcher",
 }
 
 
@@ -56,12 +55,13 @@ def read_words(typed: Sequence[str], config_dir: str | None = None) -> Words:
     Raises ConfigError for a word that Hydra cannot parse, for a key without a value, and for a key
     that a sweep does not have.
     """
+    check_words(typed, "config")
     parser = OverridesParser.create(config_loader=GroupOptions(config_dir))  # pyright: ignore[reportArgumentType] - the grammar uses this method only
     words, repeated = Words([], {}, [], 0), 0
     try:
         parsed = parser.parse_overrides([literal_path(word) for word in typed])
     except COMPOSITION_ERRORS as error:
-        raise ConfigError(str(error)) from error
+        raise ConfigError(explain(error, "config")) from error
     last = {bare_key(override): override for override in parsed}
     for key, override in last.items():
         reason = next((text for name, text in REFUSED_KEYS.items() if is_part(key, name)), None)
@@ -81,11 +81,6 @@ def read_words(typed: Sequence[str], config_dir: str | None = None) -> Words:
 def bare_key(override: Override) -> str:
     """The key of an override without the signs that add or remove it."""
     return override.get_key_element().lstrip("+~")
-
-
-def is_part(key: str, name: str) -> bool:
-    """Whether a key is the named one or within it."""
-    return key == name or key.startswith(f"{name}.")
 
 
 def product(swept: Mapping[str, Sequence[str]]) -> Iterable[tuple[str, ...]]:

@@ -10,7 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from vae_lightning.checks.errors import ConfigError, show
 from vae_lightning.config import options
-from vae_lightning.config.compose import choices, compose, leaves, search_path
+from vae_lightning.config.compose import choices, compose, search_path
+from vae_lightning.config.dotted import leaves
 from vae_lightning.runs.from_config import check_typed
 from vae_lightning.runs.start import check_initial
 from vae_lightning.runs.untrusted import check_plain, check_size, own_mirrors
@@ -165,7 +166,8 @@ def named(
 ) -> ConfigError:
     """The error with the job that it belongs to, unless it belongs to every job."""
     text = str(error)
-    if not swept or text.startswith(tuple(swept)):
+    keys = [word.partition("=")[0] for word in swept]
+    if not swept or text.startswith((*swept, *(f"{key}: no such key" for key in keys))):
         return error
     if not any(choices(word.partition("=")[0]) for word in swept):  # no other parts
         try:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from omegaconf import DictConfig
 
 from vae_lightning.checks.errors import ConfigError, Interrupted, counted
+from vae_lightning.config import interpolations
 from vae_lightning.config.optional import require_search
 from vae_lightning.runs.untrusted import check_links
 from vae_lightning.storage.files import TEMPORARY
@@ -62,7 +63,7 @@ def start_sweep(typed: Sequence[str], config_dir: str | None) -> bool:
         plan, words, cfg = read_typed(typed, config_dir)
         if words.repeated:
             print(f"{counted(words.repeated, 'value')} given twice: each is run once")
-        folder = Path(cfg.hydra.sweep.dir)
+        folder = interpolations.folder(cfg, "sweep")
         is_given = any(word.startswith(f"{KEY}=") for word in words.driver)
         continues = is_given and (folder / SWEEP).is_file()
         if continues:

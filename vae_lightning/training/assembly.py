@@ -103,6 +103,7 @@ def build_data(cfg: DictConfig) -> ImageData:
         list(options.augment),
         found.fingerprints,
         found.in_memory,
+        found.class_names,
     )
     fingerprint.check_parts(options.name, options.root, data.parts, options.get("sha256"))
     with open_dict(cfg):

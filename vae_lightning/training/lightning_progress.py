@@ -10,6 +10,11 @@ def callbacks_of(trainer: Trainer) -> list[Callback]:
     return getattr(trainer, "callbacks", [])  # Lightning sets it without declaring it
 
 
+def batches_done(trainer: Trainer) -> int:
+    """Calls of ``training_step`` in the current epoch."""
+    return trainer.fit_loop.epoch_loop.batch_progress.current.ready
+
+
 def count_optimizer_steps(trainer: Trainer, count: int) -> None:
     """Tells Lightning how many optimizer steps one call of ``training_step`` took.
 

@@ -19,6 +19,7 @@ STOP_SIGNALS = tuple(
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
     if hasattr(signal, name)
 )
+STOPPING = "stopping after this step; press Ctrl-C again to stop now"
 
 
 class StopSignals:
@@ -63,10 +64,11 @@ class StopSignals:
                 self.before_kill()
             os._exit(Interrupted(number).exit_code)
         self.received = number
-        if self.is_deferred:
-            log.info("stopping after this step; press Ctrl-C again to stop now")
-        else:
+        if not self.is_deferred:
             raise Interrupted(number)
+        # in a thread: the signal may have come while this thread writes a line, which Python does
+        # not allow to be cut by another line
+        threading.Thread(target=log.info, args=(STOPPING,)).start()
 
     def check(self) -> None:
         """Raises Interrupted if a signal was received."""

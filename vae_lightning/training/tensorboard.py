@@ -13,7 +13,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 from torch import Tensor
 
-from vae_lightning.config.compose import TRAINING_GROUPS, leaves
+from vae_lightning.config.compose import TRAINING_GROUPS
+from vae_lightning.config.dotted import leaves
 from vae_lightning.data.images import ImageData
 from vae_lightning.data.shown import shown_count, visible
 from vae_lightning.storage.run_folder import of_run, read_choices, to_dict

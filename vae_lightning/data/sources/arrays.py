@@ -129,7 +129,7 @@ def read_arrays(root: Path, key: str | None = None) -> dict[str, np.ndarray]:
         paths = [root] if root.suffix in ENDINGS and root.is_file() else []
     if not paths:
         raise ConfigError(
-            f"{where}: must be a file {', '.join(ENDINGS)}, or a folder with such files"
+            f"{where}: must be an array file ({', '.join(ENDINGS)}), or a folder with such files"
         )
     found: dict[str, np.ndarray] = {}
     for path in paths:

@@ -45,6 +45,7 @@ class Found(NamedTuple):
     shape: Shape
     classes: int
     in_memory: bool
+    class_names: tuple[str, ...]
 
 
 def read(source: Source, name: str, shape: Sequence[int] | None, division: Division) -> Found:
@@ -60,7 +61,7 @@ def read(source: Source, name: str, shape: Sequence[int] | None, division: Divis
     """
     pools = dict(source.pools(shape))
     found = common_shape(pools, name)
-    labels = joint_labels(pools, name, division.classes)
+    labels, class_names = joint_labels(pools, name, division.classes)
     positions = divide(pools, labels, name, division)
     images = sum(len(index) for _, index in positions.values())
     in_memory = division.in_memory
@@ -86,6 +87,7 @@ def read(source: Source, name: str, shape: Sequence[int] | None, division: Divis
         found,
         division.classes or 1 + max(int(each.max()) for each in labels.values()),
         in_memory,
+        class_names,
     )
 
 
@@ -103,8 +105,13 @@ def common_shape(pools: Mapping[str, Pool], name: str) -> Shape:
     return first
 
 
-def joint_labels(pools: Mapping[str, Pool], name: str, classes: int | None) -> dict[str, Tensor]:
-    """The labels of each pool, (N,) each; the same text is the same number in all of them."""
+def joint_labels(
+    pools: Mapping[str, Pool], name: str, classes: int | None
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The labels of each pool, (N,) each, and what they mean, if that is known.
+
+    The same text is the same number in all pools.
+    """
     counts = [pool.number for pool in pools.values()]
     for (split, pool), count in zip(pools.items(), counts, strict=True):
         if pool.labels is not None and len(pool.labels) != count:
@@ -127,7 +134,8 @@ def joint_labels(pools: Mapping[str, Pool], name: str, classes: int | None) -> d
         raise ConfigError(
             f"data.classes={classes}: must be greater than the largest label, which is {largest}"
         )
-    return dict(zip(pools, labels.values.split(counts), strict=True))
+    split_labels = dict(zip(pools, labels.values.split(counts), strict=True))
+    return split_labels, labels.names or pools["train"].class_names
 
 
 def divide(

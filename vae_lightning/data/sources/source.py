@@ -30,6 +30,7 @@ class Pool(NamedTuple):
     labels: Sequence[object] | np.ndarray | Tensor | None = None  # (N,), numbers or texts
     factors: Tensor | None = None  # (N, F), integers from 0 on
     files: tuple[str, ...] = ()  # the name of each file
+    class_names: tuple[str, ...] = ()  # what labels that are numbers mean
 
     @property
     def number(self) -> int:

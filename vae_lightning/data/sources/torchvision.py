@@ -117,17 +117,18 @@ class TorchvisionImages:
                     " changes them in training"
                 )
         labels, factors = labels_of(part), getattr(part, "factors", None)
+        names = class_names_of(part)
         data = getattr(part, "data", None)
         if isinstance(data, list):
             data = np.stack([np.asarray(image) for image in data]) if data else None
         if isinstance(data, Tensor | np.ndarray):
             images = find_format(data, f"data of {name}", shape).images(data)
-            return Pool(images, labels, factors)
+            return Pool(images, labels, factors, class_names=names)
         paths = paths_of(part)
         if paths is not None:
             wanted = to_shape(shape) if shape else common_shape(paths)
-            return Pool(from_files(paths, wanted), labels, factors, tuple(map(str, paths)))
-        return Pool(self.from_items(part, shape), labels, factors)
+            return Pool(from_files(paths, wanted), labels, factors, tuple(map(str, paths)), names)
+        return Pool(self.from_items(part, shape), labels, factors, class_names=names)
 
     def from_items(self, part: Any, shape: Sequence[int] | None) -> StoredImages:  # noqa: ANN401 - any class is possible
         """The images that a data set object gives by their index."""
@@ -184,6 +185,14 @@ def labels_of(part: Any) -> Any:  # noqa: ANN401 - any class is possible
         if isinstance(item, int) and item == int(found[0, 0]):
             return found[:, 0]
     return found
+
+
+def class_names_of(part: Any) -> tuple[str, ...]:  # noqa: ANN401 - any class is possible
+    """The names of the classes; of a name such as "0 - zero", the first part."""
+    names = getattr(part, "classes", None)
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        return ()
+    return tuple(name.split(" - ")[0] for name in names)
 
 
 def paths_of(part: Any) -> list[Path] | None:  # noqa: ANN401 - any class is possible

@@ -38,8 +38,12 @@ class Interrupt(Checkpoint):
         batch: object,
         batch_idx: int,
     ) -> None:
-        """Saves and stops within an epoch, unless Lightning now validates or has to go on."""
-        is_due = (batch_idx + 1) % int(trainer.val_check_interval) == 0
+        """Saves and stops within an epoch, unless Lightning now validates or has to go on.
+
+        After the last step of a run, too, the validation and the row come first: a checkpoint
+        without the row would not tell that the run is at its end.
+        """
+        is_due = (batch_idx + 1) % int(trainer.val_check_interval) == 0 or trainer.should_stop
         is_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if is_step and not is_due and not trainer.is_last_batch and self.is_asked(trainer):
             self.recorder.save(trainer)

@@ -21,7 +21,7 @@ from vae_lightning.storage.run_folder import BEST, LAST
 from vae_lightning.training.callbacks.averaging import averages_at_end
 from vae_lightning.training.callbacks.checkpoints import Checkpoints
 from vae_lightning.training.finite import check_parameters
-from vae_lightning.training.lightning_progress import callbacks_of
+from vae_lightning.training.lightning_progress import batches_done, callbacks_of
 from vae_lightning.training.loggers import OncePerStep, remember
 from vae_lightning.training.module import VAE
 
@@ -157,8 +157,8 @@ class Recorder(Checkpoint):
         """
         done, now = trainer.current_epoch, time.perf_counter()
         is_whole = self.held is None and not prefix
-        share = trainer.global_step / image_data(trainer).steps
-        row = {"epoch": done + 1 if is_whole else round(share, 6), "step": trainer.global_step}
+        epoch = done + 1 if is_whole else round(epochs_done(trainer), 6)
+        row = {"epoch": epoch, "step": trainer.global_step}
         for name, value in sorted(trainer.callback_metrics.items()):
             if name.startswith(prefix) and (self.is_validated or not name.startswith("val/")):
                 row[name] = float(value)
@@ -236,7 +236,18 @@ class Recorder(Checkpoint):
 
 def is_within_epoch(trainer: Trainer) -> bool:
     """Whether batches of the current epoch are left."""
-    return bool(trainer.global_step % image_data(trainer).steps)
+    data = image_data(trainer)
+    if data.group_size == 1:  # a callback may change the number of batches in a step
+        return not trainer.is_last_batch
+    return bool(trainer.global_step % data.steps)
+
+
+def epochs_done(trainer: Trainer) -> float:
+    """Epochs that the training has taken, with the share of the current one."""
+    data = image_data(trainer)
+    if data.group_size == 1:
+        return trainer.current_epoch + batches_done(trainer) / data.batches_in("train")
+    return trainer.global_step / data.steps
 
 
 def describe_epoch(row: dict[str, float], epochs: int | None) -> str:
