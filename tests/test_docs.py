@@ -111,6 +111,24 @@ def test_the_python_and_yaml_of_the_contribution_guide_parse() -> None:
 
 
 @pytest.mark.slow
+def test_the_examples_of_python_md_run_in_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "python.md").read_text()
+    found: dict[str, object] = {}
+    codes = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    for code in codes:
+        exec(re.sub(r"(max_epochs=\d)0", r"\1", code), found)  # a tenth of the epochs
+    assert {name: getattr(found[name], "shape", None) for name in ("samples", "codes", "new")} == {
+        "samples": (16, 1, 8, 8),
+        "codes": (1797, 2),
+        "new": (10, 64),
+    }
+    assert len(list(tmp_path.glob("outputs/*/*"))) == 1  # of the thread
+
+
+@pytest.mark.slow
 def test_a_users_own_network_objective_and_data_work_by_the_words_of_extend(
     train: Command, tmp_path: Path
 ) -> None:

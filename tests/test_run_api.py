@@ -6,17 +6,17 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from helpers import Command, tiny, tiny_model, train_run
-from vae_lightning import evaluate, load_run
+from vae_lightning import VAEEstimator, build, evaluate, fit, load_run
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.config.compose import compose
 from vae_lightning.evaluation.latents import Moments
 from vae_lightning.networks import Condition
-from vae_lightning.runs import load
 from vae_lightning.runs.run import Run
 from vae_lightning.storage import run_folder as runs
 
@@ -62,10 +62,11 @@ def test_the_examples_in_the_docstrings_give_what_they_say(
 ) -> None:
     shutil.copytree(trained, tmp_path / "outputs" / "2026-01-31" / "12-00-00")
     monkeypatch.chdir(tmp_path)
-    names = {"run": load_run(trained)}
-    for object_ in (load.load_run, Run):
+    names = {"run": load_run(trained), "np": np}
+    for object_ in (load_run, Run, fit, build, VAEEstimator):
         for example in doctest.DocTestFinder().find(object_, extraglobs=names):
             assert doctest.DocTestRunner().run(example).failed == 0
+        assert ">>>" in (object_.__doc__ or "")
     public = [name for name, value in vars(Run).items() if name in PUBLIC]
     assert all(">>>" in (getattr(Run, name).__doc__ or "") for name in public)
     assert len(public) == len(PUBLIC)

@@ -1,24 +1,35 @@
 """vae_lightning: a variational-autoencoder laboratory on PyTorch Lightning and Hydra."""
 
-from pathlib import Path
+import importlib
 from typing import TYPE_CHECKING
 
 from vae_lightning.version import __version__
 
 if TYPE_CHECKING:
-    from vae_lightning.runs.run import Run
+    from vae_lightning.api.estimator import VAEEstimator
+    from vae_lightning.api.training import build, fit
+    from vae_lightning.data.images import ImageData
+    from vae_lightning.runs.load import load_run
+    from vae_lightning.training.module import VAE
 
-__all__ = ["__version__", "load_run"]
+__all__ = ["VAE", "ImageData", "VAEEstimator", "__version__", "build", "fit", "load_run"]
+
+# name -> its module, imported when the name is asked for: a command imports PyTorch only if needed
+MODULES = {
+    "VAE": "vae_lightning.training.module",
+    "ImageData": "vae_lightning.data.images",
+    "VAEEstimator": "vae_lightning.api.estimator",
+    "build": "vae_lightning.api.training",
+    "fit": "vae_lightning.api.training",
+    "load_run": "vae_lightning.runs.load",
+}
 
 
-def load_run(
-    run: str | Path,
-    checkpoint: str = "best",
-    trust: bool = False,
-    data_root: str | Path | None = None,
-) -> "Run":
-    """Loads a run from its folder or from a .safetensors file: see ``runs.load.load_run``."""
-    # imported here, so that a command imports torch only when it needs it
-    from vae_lightning.runs import load
+def __getattr__(name: str) -> object:
+    if name not in MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(MODULES[name]), name)
 
-    return load.load_run(run, checkpoint, trust, data_root)
+
+def __dir__() -> list[str]:
+    return [*globals(), *MODULES]

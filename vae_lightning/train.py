@@ -5,8 +5,8 @@ Composes and checks the configuration, trains and tests the model, and prints th
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.cli import arguments
@@ -14,16 +14,23 @@ from vae_lightning.cli.command import exit_codes
 from vae_lightning.cli.help import describe_groups, describe_options, help_page
 from vae_lightning.config import options
 from vae_lightning.config.compose import compose, default_choices, search_path
-from vae_lightning.config.dotted import is_part
 from vae_lightning.config.environment import is_started_process
-from vae_lightning.config.hydra_table import key_of
 from vae_lightning.runs.from_config import check_typed, expanded, named_run
-from vae_lightning.runs.start import join, resume, start
+from vae_lightning.runs.start import (
+    check_no_sweep,
+    check_resumes_alone,
+    join,
+    resume,
+    resumed_run,
+    start,
+)
 from vae_lightning.sweeps.plan import SWEEP_MODE
 from vae_lightning.sweeps.start import list_jobs, start_sweep
 from vae_lightning.training.signals import StopSignals
 
-SWEEP = "hydra.sweep"  # the keys of Hydra that are read in a sweep only
+if TYPE_CHECKING:
+    from vae_lightning.training.experiment import Result
+
 # what --help lists
 MOST_USED_OPTIONS = (
     "model.latent_dim",
@@ -88,44 +95,28 @@ def start_or_resume(args: argparse.Namespace, stop: StopSignals) -> None:
                 f"--config-dir={args.config_dir}: must not be given with resume; the run folder"
                 " holds the whole configuration"
             )
-        resume(Path(runs[-1]), [word for word in args.overrides if not resumed_run(word)], stop)
+        others = [word for word in args.overrides if not resumed_run(word)]
+        result = resume(Path(runs[-1]), others, stop)
     else:
-        start_new(args, stop)
+        result = start_new(args, stop)
+    if result is not None:
+        print(result.table)
 
 
-def check_resumes_alone(words: Sequence[str]) -> None:
-    """Raises ConfigError if a run that continues is also told how to start."""
-    if any(resumed_run(word) for word in words):
-        for word in words:
-            if key_of(word) in ("init_from", "from_config"):
-                raise ConfigError(f"{word}: must not be given with resume; only a new run takes it")
-
-
-def resumed_run(override: str) -> str | None:
-    """Returns the run that an override continues, if it does: resume=RUN, also with + or ++."""
-    key, _, value = override.partition("=")
-    return value if key.lstrip("+") == "resume" and value not in ("", "null") else None
-
-
-def start_new(args: argparse.Namespace, stop: StopSignals) -> None:
+def start_new(args: argparse.Namespace, stop: StopSignals) -> "Result | None":
     """Starts a new run, or the sweep or resumed run that a file of the configuration asks for."""
     cfg = compose("config", [*search_path(args.config_dir), *args.overrides])
     check_typed(cfg, args.overrides)
     if cfg.resume is not None:  # the file of an experiment says so
         others = [word for word in args.overrides if not word.startswith("experiment=")]
-        resume(Path(cfg.resume), others, stop)
-        return
+        return resume(Path(cfg.resume), others, stop)
     if cfg.hydra.mode == SWEEP_MODE:  # the file of an experiment says so
         sweep(args)
-        return
-    for word in args.overrides:
-        if any(is_part(key_of(word), section) for section in (*options.SWEEP_SECTIONS, SWEEP)):
-            raise ConfigError(f"{word}: must only be given for a sweep; -m starts one")
-    is_folder_given = any(key_of(word) == "hydra.run.dir" for word in args.overrides)
-    start(cfg, args.overrides, is_folder_given, stop)
+    check_no_sweep(args.overrides)
+    return start(cfg, args.overrides, stop)
 
 
-def sweep(args: argparse.Namespace) -> None:
+def sweep(args: argparse.Namespace) -> NoReturn:
     """Runs a sweep; exits with code 1 if a job is not finished."""
     sys.exit(0 if start_sweep(args.overrides, args.config_dir) else 1)
 

@@ -96,19 +96,30 @@ def report_thread(args: threading.ExceptHookArgs) -> None:
 
 
 @contextmanager
+def console(handler: logging.Handler) -> Iterator[None]:
+    """Within the context, the messages of the package go to the handler, from INFO on."""
+    logger = logging.getLogger("vae_lightning")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+@contextmanager
 def exit_codes() -> Iterator[None]:
     """Turns ConfigError into a one-line message and exit code 2, a signal into code 130 or 143.
 
     Numbers that are not finite and files that cannot be written are one line too, with exit code 1.
     All other exceptions keep their traceback.
     """
-    logger = logging.getLogger("vae_lightning")
-    handler = ConsoleHandler(logging.INFO)
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
     hook_before, threading.excepthook = threading.excepthook, report_thread
     try:
-        yield
+        with console(ConsoleHandler(logging.INFO)):
+            yield
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -128,7 +139,6 @@ def exit_codes() -> Iterator[None]:
         sys.exit(130)
     finally:
         threading.excepthook = hook_before
-        logger.removeHandler(handler)
 
 
 def command(

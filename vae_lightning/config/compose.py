@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import hydra
 import yaml
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
@@ -19,6 +18,7 @@ from vae_lightning.config import hydra_table
 from vae_lightning.config.class_table import DATASETS, OPTIMIZERS, SCHEDULERS
 from vae_lightning.config.dotted import known_keys
 from vae_lightning.config.interpolations import read_environment
+from vae_lightning.config.own_hydra import load
 from vae_lightning.config.suggestions import advice, close_choice, close_key, same_key, squeezed
 from vae_lightning.config.trainer_options import REFUSED_TRAINER_KEYS
 
@@ -74,8 +74,7 @@ def compose(name: str, overrides: list[str]) -> DictConfig:
 
 def composed(name: str, words: list[str]) -> DictConfig:
     """What Hydra composes; raises its errors."""
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose(name, words, return_hydra_config=True)
+    return load(CONF, name, words)
 
 
 @functools.cache

@@ -10,11 +10,13 @@ import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
 from vae_lightning.checks.errors import ConfigError, Interrupted, counted
 from vae_lightning.config import interpolations, options
+from vae_lightning.config.dotted import is_part
 from vae_lightning.config.environment import (
     RESUMES_VARIABLE,
     RUN_VARIABLE,
@@ -22,25 +24,55 @@ from vae_lightning.config.environment import (
     is_requeued,
     rank,
 )
+from vae_lightning.config.hydra_table import key_of
 from vae_lightning.runs.stored import CONFIG, read_stored, require_run
 from vae_lightning.runs.untrusted import check_links
 from vae_lightning.storage import run_folder
 from vae_lightning.training.signals import IgnoredSignals, StopSignals
 
+if TYPE_CHECKING:
+    from vae_lightning.data.sources.arrays import Arrays
+    from vae_lightning.training.experiment import Result
+
+SWEEP = "hydra.sweep"  # the keys of Hydra that are read in a sweep only
 LIMITS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")  # may change on resume
 
 
+def resumed_run(override: str) -> str | None:
+    """Returns the run that an override continues, if it does: resume=RUN, also with + or ++."""
+    key, _, value = override.partition("=")
+    return value if key.lstrip("+") == "resume" and value not in ("", "null") else None
+
+
+def check_resumes_alone(words: Sequence[str]) -> None:
+    """Raises ConfigError if a run that continues is also told how to start."""
+    if any(resumed_run(word) for word in words):
+        for word in words:
+            if key_of(word) in ("init_from", "from_config"):
+                raise ConfigError(f"{word}: must not be given with resume; only a new run takes it")
+
+
+def check_no_sweep(words: Sequence[str]) -> None:
+    """Raises ConfigError for an option that only a sweep has."""
+    for word in words:
+        if any(is_part(key_of(word), section) for section in (*options.SWEEP_SECTIONS, SWEEP)):
+            raise ConfigError(f"{word}: must only be given for a sweep; -m starts one")
+
+
 def start(
-    cfg: DictConfig, overrides: Sequence[str], is_folder_given: bool, stop: StopSignals
-) -> None:
-    """Starts a new run of a composed configuration; checks it before it creates the run folder."""
+    cfg: DictConfig, overrides: Sequence[str], stop: StopSignals, arrays: "Arrays | None" = None
+) -> "Result | None":
+    """Starts a new run of a composed configuration; checks it before it creates the run folder.
+
+    ``overrides`` is what was typed, ``arrays`` the images of data=arrays if they are in no file.
+    """
+    is_folder_given = any(key_of(word) == "hydra.run.dir" for word in overrides)
     options.check(cfg)
     if cfg.accelerator.num_nodes > 1:
         check_nodes(cfg, is_folder_given)
     path = interpolations.folder(cfg, "run")
     if is_folder_given and is_requeued() and (path / CONFIG).is_file():
-        resume(path, overrides, stop)
-        return
+        return resume(path, overrides, stop)
     check_initial(cfg)
     options.settle(cfg)
     cfg.trust = options.may_name_any_class(cfg)
@@ -50,7 +82,7 @@ def start(
         if cfg.accelerator.num_nodes > 1 and rank()
         else run_folder.new_folder(path, exclusive=not is_folder_given)
     )
-    run(cfg, folder, stop, overrides)
+    return run(cfg, folder, stop, overrides, arrays)
 
 
 def check_initial(cfg: DictConfig) -> None:
@@ -93,7 +125,7 @@ def check_nodes(cfg: DictConfig, is_folder_given: bool) -> None:
         )
 
 
-def resume(folder: Path, overrides: Sequence[str], stop: StopSignals) -> None:
+def resume(folder: Path, overrides: Sequence[str], stop: StopSignals) -> "Result | None":
     """Continues a run from last.ckpt in its folder.
 
     Of its options, only data.root and the limits of the training may change, see ``LIMITS``. At or
@@ -128,8 +160,8 @@ def resume(folder: Path, overrides: Sequence[str], stop: StopSignals) -> None:
     if stored.state == "finished" and is_done:
         done = counted(stored.epochs, "epoch")
         print(f"{folder} is finished: {done}. To train longer: resume={folder} {advice}")
-        return
-    run(cfg, nullcontext(folder), stop, None)
+        return None
+    return run(cfg, nullcontext(folder), stop, None)
 
 
 def set_limit(cfg: DictConfig, key: str, value: str) -> None:
@@ -152,10 +184,11 @@ def run(
     folder: AbstractContextManager[Path],
     stop: StopSignals,
     overrides: Sequence[str] | None,
-) -> None:
-    """Runs the experiment and prints its results or, if interrupted, the command that resumes it.
+    arrays: "Arrays | None" = None,
+) -> "Result | None":
+    """Runs the experiment; prints, if it is interrupted, the command that resumes it.
 
-    ``overrides`` is None on resume.
+    ``overrides`` is None on resume. Returns None in all processes but the first.
     """
     if cfg.accelerator.num_nodes == 1:
         forget_ranks()
@@ -163,14 +196,12 @@ def run(
     from vae_lightning.training.experiment import run_experiment
 
     try:
-        result = run_experiment(cfg, folder, accelerate, stop, overrides, resumes=overrides is None)
+        return run_experiment(cfg, folder, accelerate, stop, overrides, overrides is None, arrays)
     except Interrupted as interruption:
         if interruption.run is not None:
             command = f"python -m vae_lightning.train resume={shlex.quote(str(interruption.run))}"
             print(f"{interruption.state}. To continue: {command}", file=sys.stderr)
         raise
-    if result is not None:
-        print(result.table)
 
 
 def join() -> None:

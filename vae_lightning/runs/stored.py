@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from vae_lightning.checks.errors import ConfigError, one_line
 from vae_lightning.runs.untrusted import check_links, read_config, read_overrides
 from vae_lightning.storage.files import read_csv, read_json
-from vae_lightning.storage.run_folder import ENVIRONMENT, STATES
+from vae_lightning.storage.run_folder import ENVIRONMENT, IMAGES, STATES
 
 # files of a run folder
 CONFIG = Path(".hydra", "config.yaml")
@@ -52,6 +52,8 @@ def read_stored(run: Path, key: str) -> StoredRun:
             f"{key}={run}: .hydra is damaged ({one_line(error)});"
             " the weights in checkpoints/ may be intact"
         ) from error
+    if Path(str(cfg.data.get("root"))).name == IMAGES.name and (run / IMAGES).is_file():
+        cfg.data.root = str((run / IMAGES).resolve())  # also after the folder has moved
     rows = read_csv(run / "metrics.csv")
     epochs, steps = (int(float(rows[-1][name])) if rows else 0 for name in ("epoch", "step"))
     return StoredRun(

@@ -8,8 +8,12 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vae_lightning.checks.errors import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 TEMPORARY = ".tmp-"  # the names of files that are being written begin with it
 
@@ -93,6 +97,15 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
+
+
+def write_arrays(path: Path, arrays: Mapping[str, "np.ndarray"]) -> Path:
+    """Writes a .npz file of arrays of numbers or texts atomically; returns its path."""
+    import numpy as np  # only where arrays are written
+
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType] - it takes allow_pickle too
+    return path
 
 
 def read_json(path: Path) -> dict[str, object]:

@@ -20,6 +20,7 @@ BEST = Path("checkpoints", "best.ckpt")
 HYDRA = Path(".hydra", "hydra.yaml")
 ENVIRONMENT = Path("environment.json")
 UNCOMMITTED = Path("uncommitted.patch")
+IMAGES = Path("images.npz")  # what a program gave to the run as arrays
 # numbers of metrics.csv, and of metrics.json, that a clock measures
 CLOCK_COLUMNS = ("seconds", "images_per_second")
 CLOCK_KEYS = (*CLOCK_COLUMNS, "training_seconds", "seconds_per_epoch")

@@ -13,7 +13,7 @@ import sys
 import threading
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from filelock import FileLock
 from omegaconf import DictConfig
@@ -31,6 +31,9 @@ from vae_lightning.sweeps.plots import save_plot
 from vae_lightning.sweeps.results import collect, settings
 from vae_lightning.sweeps.tables import write_papers
 from vae_lightning.training.signals import StopSignals
+
+if TYPE_CHECKING:
+    from vae_lightning.training.experiment import Result
 
 STOP = b"stop"  # what the driver sends to end a job in order
 
@@ -88,7 +91,7 @@ def train(task: Task, stop: StopSignals) -> None:
         return
     cfg: DictConfig = pickle.loads(task.cfg)
     if (task.folder / CONFIG).is_file():
-        start.resume(task.folder, ["trust=true"] if cfg.trust else [], stop)
+        show(start.resume(task.folder, ["trust=true"] if cfg.trust else [], stop))
         return
     if task.replaced:
         use_fallback(cfg)
@@ -96,7 +99,13 @@ def train(task: Task, stop: StopSignals) -> None:
     if cfg.trainer.threads == "auto":
         cfg.trainer.threads = task.threads
     options.settle(cfg)
-    start.run(cfg, new_folder(task.folder, exclusive=False), stop, task.overrides)
+    show(start.run(cfg, new_folder(task.folder, exclusive=False), stop, task.overrides))
+
+
+def show(result: "Result | None") -> None:
+    """Prints the table of a run, which the file of the job's output receives."""
+    if result is not None:
+        print(result.table)
 
 
 def prepare(connection: Connection) -> None:

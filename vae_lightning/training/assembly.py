@@ -25,7 +25,7 @@ from vae_lightning.config.options import check_classes, name_data
 from vae_lightning.data import fingerprint
 from vae_lightning.data.images import ImageData
 from vae_lightning.data.limits import Limits
-from vae_lightning.data.sources.arrays import ArrayImages
+from vae_lightning.data.sources.arrays import ArrayImages, Arrays, GivenArrays
 from vae_lightning.data.sources.folder import FolderImages
 from vae_lightning.data.sources.idx import ensure_files, folder_of, missing_files
 from vae_lightning.data.sources.read import Division, read
@@ -77,8 +77,8 @@ def check_user_classes(cfg: DictConfig) -> None:
     check_classes(cfg, lookup)
 
 
-def build_data(cfg: DictConfig) -> ImageData:
-    """The images of the configuration.
+def build_data(cfg: DictConfig, arrays: Arrays | None = None) -> ImageData:
+    """The images of the configuration; ``arrays``, if given, are those of data=arrays.
 
     If the files can neither be found nor downloaded, the images of ``data.fallback`` are used and
     ``cfg.data`` is changed accordingly. The fingerprint of the images is put into
@@ -89,7 +89,7 @@ def build_data(cfg: DictConfig) -> ImageData:
     find_files(cfg)
     options = cfg.data
     division = Division(options.val_size, options.test_size, options.in_memory, options.classes)
-    found = read(make_source(cfg), options.name, options.image_shape, division)
+    found = read(make_source(cfg, arrays), options.name, options.image_shape, division)
     count = len(found.parts["train"].images)
     if options.batch_size > count:
         log.info("data.batch_size=%d: all %d images form one batch", options.batch_size, count)
@@ -112,9 +112,11 @@ def build_data(cfg: DictConfig) -> ImageData:
     return data
 
 
-def make_source(cfg: DictConfig) -> Source:
+def make_source(cfg: DictConfig, arrays: Arrays | None = None) -> Source:
     """What finds the images of the configuration."""
     dataset = instantiate(plain(cfg.data)["dataset"], "dataset", cfg.trust)
+    if arrays is not None:
+        return GivenArrays(arrays, **dataset.keywords)
     if getattr(dataset, "func", None) in OWN_SOURCES:
         return dataset(root=Path(cfg.data.root))
     return TorchvisionImages(dataset, Path(cfg.data.root))

@@ -18,6 +18,7 @@ from vae_lightning.checks.ranges import seconds_of
 from vae_lightning.config.environment import RESUMES_VARIABLE, RUN_VARIABLE, environment
 from vae_lightning.config.options import process_count
 from vae_lightning.data.images import ImageData
+from vae_lightning.data.sources.arrays import Arrays
 from vae_lightning.storage import files, run_folder
 from vae_lightning.storage.lock import claim
 from vae_lightning.training import loggers, summary, tensorboard, threads
@@ -87,6 +88,7 @@ def run_experiment(
     stop: StopSignals,
     overrides: Sequence[str] | None = None,
     resumes: bool = False,
+    arrays: Arrays | None = None,
 ) -> Result | None:
     """Trains and tests the model of a configuration; returns None in all processes but the first.
 
@@ -98,6 +100,7 @@ def run_experiment(
         stop: tells when a signal asks the run to stop.
         overrides: what was typed, to be recorded; None if it is recorded already.
         resumes: continue from last.ckpt; without that file, start again.
+        arrays: the images of data=arrays; None: those in the file ``data.root``.
 
     Raises ConfigError for a configuration that cannot be run and for a damaged last.ckpt, and
     Interrupted if the run was asked to stop.
@@ -106,7 +109,7 @@ def run_experiment(
     silence_notices()
     count_devices(cfg)
     check_user_classes(cfg)
-    data = build_data(cfg)
+    data = build_data(cfg, arrays)
     module = build_module(cfg)
     module.start_from(data)
     data.limit(limits(cfg))
@@ -125,14 +128,16 @@ def run_experiment(
         if overrides is not None:
             run_folder.write_overrides(run, cfg, overrides)
         use_threads(cfg, start)
-        begin(cfg, parts, resumes)
+        begin(cfg, parts, resumes, arrays)
         test = train_and_test(cfg, parts, accelerate, stop)
         return conclude(cfg, parts, test)
 
 
-def begin(cfg: DictConfig, parts: Parts, resumes: bool) -> None:
-    """Writes what the run depends on, and says what it trains on."""
+def begin(cfg: DictConfig, parts: Parts, resumes: bool, arrays: Arrays | None) -> None:
+    """Writes what the run depends on, also images that are in no file, and says what they are."""
     run = parts.run
+    if arrays is not None:
+        cfg.data.root = str(files.write_arrays(run / run_folder.IMAGES, arrays))
     run_folder.write_config(run, cfg)
     write_provenance(run, parts.initial.record() if parts.initial else None)
     log.info("data: %s", summary.describe_data(cfg, parts.data))

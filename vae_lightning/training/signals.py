@@ -60,15 +60,19 @@ class StopSignals:
     def receive(self, number: int, frame: FrameType | None) -> None:
         """Handles a signal."""
         if self.received is not None:
-            if self.before_kill:
-                self.before_kill()
-            os._exit(Interrupted(number).exit_code)
+            self.end(number)
         self.received = number
         if not self.is_deferred:
             raise Interrupted(number)
         # in a thread: the signal may have come while this thread writes a line, which Python does
         # not allow to be cut by another line
         threading.Thread(target=log.info, args=(STOPPING,)).start()
+
+    def end(self, number: int) -> None:
+        """Ends the process at the second signal."""
+        if self.before_kill:
+            self.before_kill()
+        os._exit(Interrupted(number).exit_code)
 
     def check(self) -> None:
         """Raises Interrupted if a signal was received."""
@@ -87,6 +91,14 @@ class StopSignals:
         finally:
             self.is_deferred, self.before_kill = False, None
         self.check()
+
+
+class CallSignals(StopSignals):
+    """The signals of a run that a function call trains; its process must outlive the run."""
+
+    def end(self, number: int) -> None:
+        """Raises Interrupted at the second signal, wherever the run is."""
+        raise Interrupted(number)
 
 
 class IgnoredSignals(StopSignals):

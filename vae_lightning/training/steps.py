@@ -1,5 +1,6 @@
 """How a LightningModule takes optimizer steps: one by one or several in one call by Lightning."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,8 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from vae_lightning.data.batches import Batch
+from vae_lightning.checks.errors import ConfigError
+from vae_lightning.data.batches import Batch, num_batches
 from vae_lightning.data.images import image_data
 from vae_lightning.training.callbacks.step import StepCallback
 from vae_lightning.training.clipping import Clipping
@@ -122,9 +124,19 @@ class OptimizerSteps(LightningModule):
             optimizer_closure = lambda: loss  # noqa: E731 - Lightning requires a closure
         optimizer.step(closure=optimizer_closure)
 
-    def configure_gradient_clipping(self, optimizer: Optimizer, *_: object, **__: object) -> None:
-        """Clips the gradient of a step that Lightning takes."""
-        if self.clipping is not None:
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips the gradient of a step that Lightning takes: to the limit of the Trainer, if any.
+
+        A run does not pass its limit to its Trainer, because the fast path clips without it.
+        """
+        if gradient_clip_val is not None:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif self.clipping is not None:
             self.clipping.clip_(self.parameters())
 
     def take_steps(self, batches: Iterator[Batch], take_step: StepFunction) -> None:
@@ -161,12 +173,31 @@ class OptimizerSteps(LightningModule):
         optimizer = self.make_optimizer(self.parameters())
         if self.make_scheduler is None:
             return {"optimizer": optimizer}
-        data, epochs = image_data(self.trainer), self.trainer.max_epochs
-        assert epochs is not None
-        scheduler = self.make_scheduler(
-            optimizer, total_steps=data.total_steps(epochs), epochs=data.total_epochs(epochs)
-        )
+        steps, epochs = self.training_length()
+        scheduler = self.make_scheduler(optimizer, total_steps=steps, epochs=epochs)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    def training_length(self) -> tuple[int, int]:
+        """The optimizer steps of the training, and the epochs in which they are taken.
+
+        On the fast path, Lightning counts groups of batches. Otherwise the training ends where
+        Lightning's Trainer ends it, which may be another one than that of a run, or where the
+        limits of the data do. Raises ConfigError if neither sets an end.
+        """
+        data, epochs = image_data(self.trainer), self.trainer.max_epochs
+        if self.fast_step is not None:
+            assert epochs is not None
+            return data.total_steps(epochs), data.total_epochs(epochs)
+        self.trainer.fit_loop.setup_data()  # which counts the batches
+        steps = self.trainer.estimated_stepping_batches
+        if math.isinf(steps):
+            raise ConfigError("scheduler: requires max_epochs or max_steps of the Trainer")
+        if data.limits.max_steps is not None:
+            steps = min(steps, data.limits.max_steps)
+        per_epoch = num_batches(
+            int(self.trainer.num_training_batches), self.trainer.accumulate_grad_batches
+        )
+        return int(steps), num_batches(int(steps), per_epoch)

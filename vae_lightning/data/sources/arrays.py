@@ -22,6 +22,8 @@ ENDINGS = (".npz", ".npy", ".safetensors")
 SPLITS = ("train", "val", "test")
 LARGE_BYTES = 1 << 30  # larger arrays are converted piece by piece
 
+Arrays = Mapping[str, np.ndarray]  # by their names
+
 
 class ArrayImages:
     """Images in a file, or in a folder with one file for each array.
@@ -59,7 +61,7 @@ class ArrayImages:
 
     def pools(self, shape: Sequence[int] | None) -> Mapping[str, Pool]:
         """The images, by the names of the splits; see ``Source``."""
-        arrays = read_arrays(self.root)
+        arrays = self.arrays()
         if "train" in arrays:
             known = {f"{split}{end}" for split in SPLITS for end in ("", "_labels", "_factors")}
             owned = {split: (split, f"{split}_") for split in SPLITS if split in arrays}
@@ -69,7 +71,7 @@ class ArrayImages:
             owned = {"train": (first, "")} if first else {}
         if not owned or any(name not in known for name in arrays):
             raise ConfigError(
-                f"data.root={self.root}: must have arrays train, val and test, with train_labels"
+                f"{self.place}: must have arrays train, val and test, with train_labels"
                 " and so on, or one array of images and possibly labels; it has"
                 f" {', '.join(arrays) or 'none'}"
             )
@@ -77,16 +79,29 @@ class ArrayImages:
             split: self.pool(arrays, name, prefix, shape) for split, (name, prefix) in owned.items()
         }
 
+    @property
+    def place(self) -> str:
+        """Where the arrays are, for messages."""
+        return f"data.root={self.root}"
+
+    def arrays(self) -> Arrays:
+        """The arrays by their names."""
+        return read_arrays(self.root)
+
+    def called(self, name: str) -> str:
+        """What an array is called in messages."""
+        return f"{name} in {self.root.name}"
+
     def pool(
         self,
-        arrays: Mapping[str, np.ndarray],
+        arrays: Arrays,
         name: str,
         prefix: str,
         shape: Sequence[int] | None,
     ) -> Pool:
         """The images of an array, with the labels and factors whose names have this prefix."""
-        values, where = arrays[name], self.root.name
-        kind = find_format(values, f"{name} in {where}", shape, self.value_range, self.layout)
+        values = arrays[name]
+        kind = find_format(values, self.called(name), shape, self.value_range, self.layout)
         images: Tensor | StoredImages
         if values.nbytes > LARGE_BYTES:
             status = self.root.stat()
@@ -97,9 +112,40 @@ class ArrayImages:
             images = kind.images(values)
         factors = arrays.get(f"{prefix}factors")
         if factors is not None:
-            check_factors(factors, f"{prefix}factors in {where}", len(values))
+            check_factors(factors, self.called(f"{prefix}factors"), len(values))
             factors = torch.from_numpy(factors.astype(np.int64))
         return Pool(images, arrays.get(f"{prefix}labels"), factors)
+
+
+class GivenArrays(ArrayImages):
+    """Images in arrays that a program holds, with the names that they would have in a file.
+
+    Args:
+        arrays: by their names.
+        value_range, layout: see ArrayImages.
+    """
+
+    def __init__(
+        self,
+        arrays: Arrays,
+        value_range: Sequence[float] | None = None,
+        layout: str | None = None,
+    ) -> None:
+        super().__init__(Path(), value_range, layout)
+        self.given = arrays
+
+    @property
+    def place(self) -> str:
+        """Where the arrays are, for messages."""
+        return "x"
+
+    def arrays(self) -> Arrays:
+        """The arrays by their names."""
+        return self.given
+
+    def called(self, name: str) -> str:
+        """What an array is called in messages."""
+        return name
 
 
 def check_factors(factors: np.ndarray, name: str, count: int) -> None:

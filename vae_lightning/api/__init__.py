@@ -1,0 +1,1 @@
+"""What a program calls: ``fit``, ``build`` and the scikit-learn estimator."""
