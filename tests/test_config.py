@@ -27,7 +27,7 @@ from vae_lightning.training.trainer import build_tester
 GROUPS = {
     folder.name: sorted(p.stem for p in folder.glob("[!_]*.yaml"))
     for folder in CONF.iterdir()
-    if folder.is_dir()
+    if folder.is_dir() and folder.name != "commands"
 }
 OPTIONS = [(group, option) for group, options in GROUPS.items() for option in options]
 # choices that require devices which a test machine may not have

@@ -12,9 +12,12 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import distributions
 
+import helpers
 from benchmarks.fork_server import ForkServer
 from helpers import Command, tiny, tiny_model
+from vae_lightning.config import metric_table
 from vae_lightning.config.compose import compose
+from vae_lightning.config.describe_commands import names_of
 from vae_lightning.evaluation import batches, latents, likelihood, ppca
 from vae_lightning.networks import UNCONDITIONAL
 from vae_lightning.runs.load import load_run as load
@@ -183,6 +186,10 @@ def test_evaluate_writes_what_it_found(finished: Path, evaluate: Command) -> Non
     events = EventAccumulator(str(finished / "tensorboard")).Reload()
     assert events.Scalars("evaluation/nll")[0].value == pytest.approx(found["nll"])
     assert not (finished.parent / "outputs").exists()
+    final = names_of([metric_table.TERMS, metric_table.FINAL])
+    assert set(metrics) <= final
+    assert set(helpers.rows(finished / "metrics.csv")[0]) <= final | set(metric_table.COLUMNS)
+    assert set(found) <= names_of([metric_table.EVALUATION]) | {"samples"} | final
 
 
 @pytest.mark.slow

@@ -339,9 +339,8 @@ class TestTablesOfHydra:
             assert str(refused.value).startswith(message)
 
     def test_the_documentation_shows_them(self) -> None:
-        page = (ROOT / "docs" / "usage.md").read_text()
-        section = page.partition("## Hydra's own flags and keys")[2].partition("\n## ")[0]
-        rows = [line for line in section.splitlines() if line.startswith("| `")]
+        page = (ROOT / "docs" / "how_to" / "hydra.md").read_text()
+        rows = [line for line in page.splitlines() if line.startswith("| `")]
         assert rows == [*table_rows(FLAGS), *table_rows(KEYS)]
 
 

@@ -67,9 +67,10 @@ def test_the_table_is_what_the_classes_describe() -> None:
 
 
 @pytest.mark.slow
-def test_the_page_of_the_documentation_is_what_the_classes_describe() -> None:
+@pytest.mark.parametrize("file", describe.PAGES, ids=lambda file: file.name)
+def test_the_pages_of_the_documentation_are_what_the_code_describes(file: Path) -> None:
     """Run ``python -m vae_lightning.config.describe`` after a change."""
-    assert describe.options_page() == describe.DOCS_FILE.read_text()
+    assert describe.PAGES[file]() == file.read_text()
 
 
 def test_every_argument_of_an_objective_is_described() -> None:

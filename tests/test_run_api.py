@@ -1,16 +1,18 @@
 """A run from Python: its numbers agree with evaluate, and a mistake is a one-line error."""
 
+import doctest
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from helpers import Command, tiny, tiny_model, train_run
-from vae_lightning import evaluate, load_run
+from vae_lightning import VAEEstimator, build, evaluate, fit, load_run
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.config.compose import compose
 from vae_lightning.evaluation.latents import Moments
@@ -19,6 +21,8 @@ from vae_lightning.runs.run import Run
 from vae_lightning.storage import run_folder as runs
 
 ROOT = Path(__file__).parent.parent
+# the methods of Run that docs/reference/api.md shows
+PUBLIC = ("images", "labels", "encode", "decode", "reconstruct", "sample", "log_prob", "score")
 SMALL = (
     "model.latent_dim=3",
     "model.hidden_dims=[16]",
@@ -44,12 +48,28 @@ def tiny_run(*overrides: str) -> tuple[Run, Tensor]:
 def test_the_example_of_the_documents_runs(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = (ROOT / "docs" / "usage.md").read_text().partition("## Use a run from Python")[2]
+    text = (ROOT / "docs" / "how_to" / "load_run.md").read_text()
     code = re.search(r"```python\n(.*?)```", text, re.DOTALL).group(1)
     assert len(code.splitlines()) <= 10
     shutil.copytree(trained, tmp_path / re.search(r'load_run\("(.*?)"', code).group(1))
     monkeypatch.chdir(tmp_path)
     exec(code, {})
+
+
+@pytest.mark.slow
+def test_the_examples_in_the_docstrings_give_what_they_say(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(trained, tmp_path / "outputs" / "2026-01-31" / "12-00-00")
+    monkeypatch.chdir(tmp_path)
+    names = {"run": load_run(trained), "np": np}
+    for object_ in (load_run, Run, fit, build, VAEEstimator):
+        for example in doctest.DocTestFinder().find(object_, extraglobs=names):
+            assert doctest.DocTestRunner().run(example).failed == 0
+        assert ">>>" in (object_.__doc__ or "")
+    public = [name for name, value in vars(Run).items() if name in PUBLIC]
+    assert all(">>>" in (getattr(Run, name).__doc__ or "") for name in public)
+    assert len(public) == len(PUBLIC)
 
 
 @pytest.mark.slow

@@ -60,6 +60,10 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
 
     ``fit`` raises ConfigError, a ValueError, for invalid arguments and overrides, NotFinite if a
     term of the loss is not finite, and KeyboardInterrupt after Ctrl-C.
+
+    >>> rows = np.random.default_rng(0).random((60, 64))
+    >>> VAEEstimator(latent_dim=2, max_epochs=1).fit_transform(rows).shape
+    (60, 2)
     """
 
     def __init__(

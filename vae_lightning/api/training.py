@@ -78,6 +78,11 @@ def fit(
         ConfigError: for an invalid option or x; nothing is written.
         KeyboardInterrupt: after Ctrl-C, when the run is saved. A second Ctrl-C does not wait.
         NotFinite: if a term of the loss is not finite.
+
+    >>> x = np.random.default_rng(0).random((60, 8, 8))
+    >>> run = fit(x, ["model.latent_dim=2", "trainer.max_epochs=1"], verbose=False)
+    >>> run.sample(3).shape
+    torch.Size([3, 1, 8, 8])
     """
     words, arrays = checked_words(overrides), given_arrays(x, labels)
     resumed = [run for word in words if (run := resumed_run(word))]
@@ -114,6 +119,10 @@ def build(
         labels: as in ``fit``.
 
     Raises ConfigError for an invalid option or x.
+
+    >>> module, data = build(np.random.default_rng(0).random((60, 8, 8)), ["model.latent_dim=2"])
+    >>> module.latent_dim, data.images["train"].shape
+    (2, torch.Size([48, 1, 8, 8]))
     """
     words = checked_words(overrides)
     for word in words:

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from vae_lightning.checks.errors import show
 from vae_lightning.checks.ranges import Option
 from vae_lightning.config.compose import TRAINING_GROUPS, choices, folder_of
+from vae_lightning.config.metric_table import EVALUATION, SCORES, Metric
 from vae_lightning.storage.run_folder import read_yaml, to_dict
 
 WIDTH = 100
@@ -28,10 +29,12 @@ GROUPS = (
 )
 
 
-def help_page(name: str, generated: Mapping[str, str]) -> str:
+def help_page(name: str, generated: dict[str, str]) -> str:
     """The help of a command: its template in conf/NAME.yaml with ``[[NAME]]`` replaced."""
     template = to_dict(defaults(name).hydra.help, resolve=False)["template"]
     text = str(template).rstrip()
+    tables = {"values": describe_metrics(EVALUATION), "columns": describe_metrics(SCORES)}
+    generated = tables | generated
     return re.sub(r"^ *\[\[(\w+)\]\]$", lambda place: generated[place[1]], text, flags=re.MULTILINE)
 
 
@@ -59,6 +62,18 @@ def describe_option(key: str, option: Option, values: DictConfig) -> str:
     return head + textwrap.fill(text, WIDTH - column, break_on_hyphens=False).replace(
         "\n", "\n" + " " * column
     )
+
+
+def describe_metrics(metrics: Mapping[str, Metric]) -> str:
+    """One paragraph for each metric: its names and its meaning."""
+    column = 22
+    paragraphs = []
+    for names, metric in metrics.items():
+        unit = f" ({metric.unit})" if metric.unit else ""
+        text = textwrap.fill(metric.text + unit, WIDTH - column, break_on_hyphens=False)
+        head = f"{names:<{column}}" if len(names) < column else f"{names}\n{' ' * column}"
+        paragraphs.append(head + text.replace("\n", "\n" + " " * column))
+    return "\n".join(paragraphs)
 
 
 def describe_groups(defaults: Mapping[str, str]) -> str:

@@ -1,7 +1,8 @@
 """Collects the options that classes describe: ``python -m vae_lightning.config.describe``.
 
-Writes config/option_table.py, which commands read without importing PyTorch, docs/options.md and
-docs/trainer.md. A test compares the files with what this module collects.
+Writes config/option_table.py, which commands read without importing PyTorch, and pages of docs/:
+options.md, trainer.md, reference/commands.md and reference/metrics.md. A test compares the files
+with what this module collects.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from vae_lightning.checks.ranges import Option
 from vae_lightning.config.callback_table import PACKAGE as PACKAGE_OF_CALLBACKS
 from vae_lightning.config.callback_table import REFUSED, WORKING
 from vae_lightning.config.compose import CONF, TRAINING_GROUPS, choices, compose
+from vae_lightning.config.describe_commands import commands_page, metrics_page
 from vae_lightning.config.general_options import GENERAL_OPTIONS, SEARCH_OPTIONS, SWEEP_OPTIONS
 from vae_lightning.config.instantiate import options_of
 from vae_lightning.config.launcher_options import KINDS, launcher_options
@@ -191,6 +193,14 @@ def row(key: str, default: object, option: Option) -> str:
     return f"| `{key}` | `{show(default)}` | {option.range.allowed} | {option.text} |"
 
 
+PAGES = {
+    DOCS_FILE: options_page,
+    TRAINER_FILE: trainer_page,
+    DOCS_FILE.with_name("reference") / "commands.md": commands_page,
+    DOCS_FILE.with_name("reference") / "metrics.md": metrics_page,
+}
+
+
 def main() -> None:
     """Writes the files."""
     argparse.ArgumentParser(
@@ -200,8 +210,8 @@ def main() -> None:
     ).parse_args()
     write_text(TABLE_FILE, table_source())
     subprocess.run([sys.executable, "-m", "ruff", "format", "--quiet", TABLE_FILE], check=True)
-    write_text(DOCS_FILE, options_page())
-    write_text(TRAINER_FILE, trainer_page())
+    for file, page in PAGES.items():
+        write_text(file, page())
 
 
 if __name__ == "__main__":

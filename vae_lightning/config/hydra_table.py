@@ -1,6 +1,6 @@
 """Every flag and key of Hydra: what it does here, or why it is refused.
 
-docs/usage.md shows these tables. Imports nothing heavy.
+docs/how_to/hydra.md shows these tables. Imports nothing heavy.
 """
 
 import difflib

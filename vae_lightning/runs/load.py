@@ -38,6 +38,11 @@ def load_run(
 
     Raises ConfigError, with a one-line message, if the run is missing, damaged or was written by
     an incompatible version.
+
+    >>> from vae_lightning import load_run
+    >>> run = load_run("outputs/2026-01-31/12-00-00")
+    >>> run.description
+    'mnist, mlp with 3 latents, squared error'
     """
     check_value("trust", trust, GENERAL_OPTIONS["trust"])
     for name, value in (("run", run), ("data_root", data_root)):

@@ -40,6 +40,9 @@ class Run:
     """A trained model with its configuration.
 
     The methods of a conditional model require ``label``: one integer, or one for each image.
+
+    >>> run.checkpoint, run.image_shape
+    ('best', [1, 28, 28])
     """
 
     source: Path  # a run folder or a .safetensors file
@@ -55,7 +58,7 @@ class Run:
 
     @property
     def description(self) -> str:
-        """A one-line description of the model: data set, network, latent dimensions, likelihood."""
+        """The model in one line, with its data set, latent dimensions and likelihood."""
         return describe(self.cfg.data.name, self.module)
 
     @property
@@ -68,6 +71,9 @@ class Run:
 
         They are binarized as evaluation does, so that dynamic binarization is done once. With
         ``data.range`` they are float32 in that range, like the arrays of the data.
+
+        >>> run.images("test")[:16].shape
+        torch.Size([16, 1, 28, 28])
         """
         select_split(self.data.images, split)
         images = self.data.evaluation_images(split)
@@ -84,7 +90,11 @@ class Run:
         return Inputs(images.to(self.module.device).float() / 255)
 
     def labels(self, split: str = "test") -> Tensor:
-        """Returns the labels of a split (train, val or test): (N,)."""
+        """Returns the labels of a split (train, val or test): (N,).
+
+        >>> run.labels("test")[:3]
+        tensor([0, 1, 2])
+        """
         return select_split(self.data.labels, split)
 
     @torch.no_grad()
@@ -99,6 +109,9 @@ class Run:
 
         z is drawn from the prior of the model, or, with ``prior="gmm"``, from a Gaussian mixture
         that is fitted to the codes of the training images, see evaluation.mixture.
+
+        >>> run.sample(16, seed=1).shape
+        torch.Size([16, 1, 28, 28])
         """
         if not Integer(1).contains(count):
             raise ConfigError(f"count={count}: must be an integer >= 1")
@@ -120,7 +133,11 @@ class Run:
 
     @torch.no_grad()
     def decode(self, z: Tensor, label: int | Tensor | None = None) -> Tensor:
-        """Returns E[x|z] for z (N, L): (N, C, H, W)."""
+        """Returns E[x|z] for z (N, L): (N, C, H, W).
+
+        >>> run.decode(run.encode(run.images("test")[:1]).mean).shape
+        torch.Size([1, 1, 28, 28])
+        """
         z = as_tensor("z", z).to(self.module.device, torch.float32)
         if z.ndim != 2 or z.shape[1] != self.module.latent_dim:
             raise ConfigError(
@@ -145,6 +162,10 @@ class Run:
             x: images as tensor, numpy array, PIL image or path, or a list of these; see
                 images.as_images. They are binarized like test images if the data of the run are.
             label: the labels, if the model is conditional.
+
+        >>> mean, std = run.encode(run.images("test")[:16])
+        >>> mean.shape, bool((std > 0).all())
+        (torch.Size([16, 3]), True)
         """
         x = self.prepare_images(x)
         condition = self.condition(label, len(x))
@@ -155,7 +176,11 @@ class Run:
         return Moments(*map(torch.cat, zip(*parts, strict=True)))
 
     def reconstruct(self, x: Source | Inputs, label: int | Tensor | None = None) -> Tensor:
-        """Returns E[x|z] at z = E[z|x], for x as in encode: (N, C, H, W)."""
+        """Returns E[x|z] at z = E[z|x], for x as in encode: (N, C, H, W).
+
+        >>> run.reconstruct(run.images("test")[:16]).shape
+        torch.Size([16, 1, 28, 28])
+        """
         return self.decode(self.encode(x, label).mean, label)
 
     def log_prob(
@@ -168,6 +193,9 @@ class Run:
         of an image depends only on its index in x.
 
         Raises ConfigError for pixels outside the support of the likelihood.
+
+        >>> run.log_prob(run.images("test")[:16], num_samples=10).shape
+        torch.Size([16])
         """
         if not self.module.decoder.is_normalized:
             raise ConfigError(
@@ -191,6 +219,9 @@ class Run:
         ``done`` is called with the number of its draws, summed over its images.
 
         Raises ConfigError for pixels outside the support of the likelihood.
+
+        >>> run.score(run.images("test")[:16], num_samples=10).neg_elbo.shape
+        torch.Size([16])
         """
         if not Integer(1).contains(num_samples):
             raise ConfigError(f"num_samples={num_samples}: must be an integer >= 1")
