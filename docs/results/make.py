@@ -130,6 +130,8 @@ def table(jobs: Sequence[Job], columns: dict[str, Callable[[dict[str, float]], s
     lines = [head, ["---"] * len(head)]
     for job in jobs:
         found = result(job)
+        if not found:  # not run yet
+            continue
         minutes = f"{found['training_seconds'] / 60:.1f} min"
         lines.append(
             [
@@ -172,7 +174,9 @@ def methods_table() -> str:
     """One line per method on sprites: mean and standard deviation over the seeds."""
     lines = [["", "`...`", *MEASURES], ["---"] * (len(MEASURES) + 2)]
     for method, overrides in METHODS.items():
-        found = [result(job) for job in sprites(method)]
+        found = [values for job in sprites(method) if (values := result(job))]
+        if len(found) < len(SEEDS):
+            continue
         cells = []
         for key in MEASURES.values():
             values = [each[key] for each in found]
@@ -239,6 +243,7 @@ def write() -> None:
     groups = [
         Setting({"experiment": job.name}, [Result(RUNS / job.name, {}, "finished", "", {})])
         for job in BURDA
+        if result(job)
     ]
     save_plot("learning_curves", groups, HERE)
 
