@@ -378,3 +378,19 @@ def test_cfg_prints_what_a_run_would_use(
         with program_arguments([*flags, "model.latent_dim=${oc.env:LATENTS}"]):
             train_command.main()
         assert expected in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_console_script_finds_modules_in_the_current_folder(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("class Encoder: pass\n")
+    words = ["train", "data=digits", "model.encoder._target_=mine.Encoder"]
+    # -P: like a console script, and unlike python -m, Python does not look into the folder
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", CODE, *words],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "_target_=mine.Encoder: must be a class derived from" in done.stderr

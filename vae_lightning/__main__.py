@@ -1,6 +1,7 @@
 """Lists the commands, or runs one: ``python -m vae_lightning [NAME ...]``, also as ``vae``."""
 
 import importlib
+import os
 import sys
 
 from vae_lightning.checks.errors import ConfigError, nearest
@@ -35,7 +36,9 @@ USAGE = """vae_lightning {version}: train, compare and explain variational autoe
 
 
 def main() -> None:
-    """The command line."""
+    """The command line, which finds modules in the current folder like ``python -m``."""
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())
     with exit_codes():
         name, *rest = sys.argv[1:] or ["--help"]
         if is_started_process():  # Lightning repeats the arguments of train, without its name

@@ -136,6 +136,7 @@ def exit_codes() -> Iterator[None]:
     except Interrupted as interruption:
         sys.exit(interruption.exit_code)
     except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
         sys.exit(130)
     finally:
         threading.excepthook = hook_before

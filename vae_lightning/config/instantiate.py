@@ -74,7 +74,10 @@ def find_class(target: str, kind: type, trust: bool) -> type:
             module_name, (error.name or "",)
         )
         if missing or not module_name:
-            raise ConfigError(f"_target_={target}: no such class ({error})") from error
+            raise ConfigError(
+                f"_target_={target}: no such class ({error}); modules are looked for in the current"
+                " folder and in PYTHONPATH"
+            ) from error
         raise
     found = getattr(module, class_name, None)
     if found is None:

@@ -192,15 +192,18 @@ def run(
     """
     if cfg.accelerator.num_nodes == 1:
         forget_ranks()
-    from vae_lightning.compile import accelerate
-    from vae_lightning.training.experiment import run_experiment
-
     try:
+        from vae_lightning.compile import accelerate
+        from vae_lightning.training.experiment import run_experiment
+
         return run_experiment(cfg, folder, accelerate, stop, overrides, overrides is None, arrays)
     except Interrupted as interruption:
-        if interruption.run is not None:
+        if interruption.run is None:
+            message = "interrupted before the training began; there is nothing to continue"
+        else:
             command = f"python -m vae_lightning.train resume={shlex.quote(str(interruption.run))}"
-            print(f"{interruption.state}. To continue: {command}", file=sys.stderr)
+            message = f"{interruption.state}. To continue: {command}"
+        print(message, file=sys.stderr)
         raise
 
 

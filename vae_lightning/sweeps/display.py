@@ -35,6 +35,7 @@ class Entry:
     state: str = "waiting"
     started: float = 0.0
     cells: dict[str, str] = field(default_factory=dict)
+    split: str = "val"  # whose terms the cells have
 
     def read(self) -> None:
         """Reads the row of the last epoch in metrics.csv."""
@@ -46,7 +47,7 @@ class Entry:
         if not rows:
             return
         row = rows[-1]
-        split = "val" if row.get("val/recon") else "train"
+        self.split = split = "val" if row.get("val/recon") else "train"
         names = {"recon": "recon", "kl": "KL", "neg_elbo": "-ELBO"}
         self.cells = {
             shown: f"{float(row[f'{split}/{name}']):.2f}" for name, shown in names.items()
@@ -115,7 +116,7 @@ class Display:
         """Prints the state of a job, and its terms if it has some."""
         done = sum(each.state not in ("waiting", "running") for each in self.entries.values())
         terms = ", ".join(
-            f"{name} {entry.cells[name]}"
+            f"{entry.split} {name} {entry.cells[name]}"
             for name in ("-ELBO", "recon", "KL")
             if name in entry.cells
         )
@@ -180,7 +181,9 @@ class LiveTable(Display):
         counts[-1] += self.total - len(entries)
         summary = ", ".join(f"{n} {state}" for n, state in zip(counts, order, strict=True) if n)
         hidden = len(entries) - max(1, most)
+        splits = "/".join(sorted({each.split for each in entries if each.cells}))
         caption = f"{summary}{f'; {hidden} not shown' if hidden > 0 else ''}"
+        caption += f"; terms of {splits}" if splits else ""
         columns = ("epoch", "recon", "KL", "-ELBO", "left")
         table = Table("job", "state", box=None, caption=caption, caption_justify="left")
         for name in columns:

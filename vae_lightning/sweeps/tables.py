@@ -18,9 +18,9 @@ from vae_lightning.sweeps.results import (
 
 SHOWN = {  # score -> its column; the scores of one split are recon + kl = -ELBO
     "val/neg_elbo": "val -ELBO",
-    "test/recon": "recon",
-    "test/kl": "KL",
-    "test/neg_elbo": "-ELBO",
+    "test/recon": "test recon",
+    "test/kl": "test KL",
+    "test/neg_elbo": "test -ELBO",
     "latents/active_units": "active units",
 }
 BEST_MARK = "*"
