@@ -351,7 +351,7 @@ def test_an_unknown_likelihood_is_named() -> None:
         (["run=nowhere"], "run=nowhere: must be a run folder"),
         (["run=nowhere", "count=0"], "count=0: must be an integer >= 1"),
         (["run=nowhere", "out=a.png"], "out=a.png: must be a file that ends in .html"),
-        (["run=nowhere", "outptu=a.html"], "outptu: no such key; did you mean output?"),
+        (["run=nowhere", "outptu=a.html"], "outptu: no such key; did you mean out?"),
         (["run=nowhere", "checkpoint=first"], "checkpoint=first: must be best or last"),
     ],
 )
