@@ -29,6 +29,13 @@ PAGES = {file: DOCS / f"{page}.md" for page, file in SHOWN.items()} | {
     ROOT / "README.md": DOCS / "index.md"
 }
 EPOCHS = re.compile(r"(?<=trainer\.max_epochs=)\d+")
+TITLE = re.compile(r"^# .*$", re.MULTILINE)
+SHORT = """\\g<0>
+
+:::{note}
+In this short build, runs train for two epochs only. Numbers and pictures are therefore worse
+than the text says.
+:::"""
 LINK = re.compile(r"\]\((?!https?:)([^)\s#]+)(#[^)\s]*)?\)")
 
 project = "vae_lightning"
@@ -61,6 +68,7 @@ os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PAT
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+smartquotes_action = "qe"  # not D, which would make a dash of the -- of flags
 copybutton_exclude = ".linenos, .gp, .go, .c1"
 
 html_theme = "furo"
@@ -93,9 +101,9 @@ def adapt_links(_: Sphinx, page: str, source: list[str]) -> None:
 
 
 def shorten(_: Sphinx, page: str, source: list[str]) -> None:
-    """Lets the tutorials train for two epochs if ``TUTORIALS=short``."""
+    """Lets the tutorials train for two epochs if ``TUTORIALS=short``, and say so."""
     if page.startswith("tutorials/") and os.environ.get("TUTORIALS") == "short":
-        source[0] = EPOCHS.sub("2", source[0])
+        source[0] = TITLE.sub(SHORT, EPOCHS.sub("2", source[0]), count=1)
 
 
 def setup(app: Sphinx) -> None:

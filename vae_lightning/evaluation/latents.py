@@ -128,7 +128,7 @@ def training_means(module: VAE, training: TrainingImages) -> Tensor:
 
 
 class Moments(NamedTuple):
-    """Moments of q(z|x) of N images."""
+    """Moments of q(z|x) of N images: ``mean`` and ``std``, (N, L) each."""
 
     mean: Tensor  # E[z|x], (N, L)
     std: Tensor  # standard deviation of each coordinate of z given x, (N, L)

@@ -18,7 +18,11 @@ from vae_lightning.training.summary import log_normalizer
 
 
 class Scores(NamedTuple):
-    """Terms of N images in nats, (N,) each, float64."""
+    """Terms of N images in nats: ``nll``, ``recon``, ``kl`` and ``neg_elbo``, (N,) each, float64.
+
+    ``nll`` is -log p(x) with the likelihood's constant; None if p(x|z) is not normalized. The
+    others omit the constant, and ``neg_elbo`` is recon + kl.
+    """
 
     nll: Tensor | None  # -log p(x), with the likelihood's constant; None if it is not defined
     recon: Tensor  # E_q[-log p(x|z)], without the constant

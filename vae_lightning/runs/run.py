@@ -39,7 +39,10 @@ NOT_NORMALIZED = (
 class Run:
     """A trained model with its configuration.
 
-    The methods of a conditional model require ``label``: one integer, or one for each image.
+    The methods of a conditional model require ``label``: one integer, or one for each image, such
+    as ``run.sample(16, label=7)``. Results are tensors without gradients, on the device of
+    ``module``: the CPU, unless the module is moved. For gradients, call ``module.encoder`` and
+    ``module.decoder``.
 
     >>> run.checkpoint, run.image_shape
     ('best', [1, 28, 28])
