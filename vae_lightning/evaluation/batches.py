@@ -29,6 +29,11 @@ class TrainingImages(NamedTuple):
     condition: Condition
 
 
+def batch_slices(count: int) -> Iterator[slice]:
+    """Yields the parts of so many images that go through a network at once."""
+    return (slice(start, start + BATCH) for start in range(0, count, BATCH))
+
+
 def training_images(data: ImageData) -> TrainingImages:
     """Returns all training images if there are at most 60,000 and they take at most 250 MB.
 

@@ -5,7 +5,7 @@ Shapes: N images, L latent dimensions, C H W of an image. Results are on the dev
 ``Run.module``, which is the CPU unless the module is moved.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from vae_lightning.checks.errors import ConfigError
 from vae_lightning.checks.ranges import SEEDS, Integer
 from vae_lightning.data.images import ImageData
 from vae_lightning.distributions import BernoulliLikelihood, Mixture, Prior
-from vae_lightning.evaluation.batches import BATCH
+from vae_lightning.evaluation.batches import batch_slices
 from vae_lightning.evaluation.latents import Moments, moments
 from vae_lightning.evaluation.mixture import fit_mixture
 from vae_lightning.evaluation.scores import Scores, image_scores
@@ -289,11 +289,6 @@ class Run:
                 f"label: must be {allowed}, got {int(labels.min())} to {int(labels.max())}"
             )
         return Condition(labels.long().expand(count))
-
-
-def batch_slices(count: int) -> Iterator[slice]:
-    """Yields the parts of so many images that go through a network at once."""
-    return (slice(start, start + BATCH) for start in range(0, count, BATCH))
 
 
 def select_split(parts: dict[str, Tensor], split: str) -> Tensor:
