@@ -449,7 +449,7 @@ def test_a_killed_driver_loses_no_job_and_trains_none_twice(tmp_path: Path) -> N
     )
     assert done.returncode == 0, done.stderr
     assert "data: digits" in done.stdout
-    assert done.stdout.count(": finished, -ELBO") == 4
+    assert done.stdout.count(": finished, val -ELBO") == 4
     for kills in range(2):
         command = sweep_command(*grid, "hydra.sweep.dir=cut")
         with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
