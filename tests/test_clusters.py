@@ -134,7 +134,7 @@ class TestSlurm:
         wait_for(lambda: "PENDING" in state(slurm, number), 60, "not queued again")
         start_now(slurm, number)
         shown = finish(process)
-        assert shown.count(": finished, -ELBO") == 6
+        assert shown.count(": finished, val -ELBO") == 6
         assert_same_tables(tmp_path / "sweep", local)
         assert sum("resume: continues after" in log for log in logs(tmp_path)) == 1
         assert_every_epoch_once(tmp_path)
@@ -149,7 +149,7 @@ class TestSlurm:
         before = {path.name: path.read_text() for path in locks(tmp_path, "id")}
         assert len(before) == 6
         shown = finish(started(tmp_path, slurm, "sweep", "resume=sweep"))
-        assert shown.count(": finished, -ELBO") == 6 - already_finished(shown)
+        assert shown.count(": finished, val -ELBO") == 6 - already_finished(shown)
         assert_same_tables(tmp_path / "sweep", local)
         assert_every_epoch_once(tmp_path)
         scripts = list((tmp_path / "sweep" / ".slurm").glob("*_submission.sh"))
