@@ -1,9 +1,9 @@
 """Makes the page of results.
 
 ``python docs/results/make.py run`` trains and evaluates, and ``write`` writes README.md. ``run``
-leaves out what is finished, continues what was interrupted, and copies the tables of each run to
-runs/. Every number of the page comes from there. Only the published figures are typed in, with
-their sources.
+leaves out what is in runs/ unless it is named, continues what was interrupted, and copies the
+tables of each run to runs/. Every number of the page comes from there. Only the published figures
+are typed in, with their sources.
 """
 
 import json
@@ -90,7 +90,9 @@ JOBS += [job for method in METHODS for job in sprites(method)]
 def run(names: Sequence[str]) -> None:
     """Trains and evaluates the jobs with these names, all of them by default."""
     for job in JOBS:
-        if names and job.name not in names:
+        needed = KEPT if job.samples else KEPT[:2]
+        is_kept = all((RUNS / job.name / file).is_file() for file in needed)
+        if job.name not in names if names else is_kept:
             continue
         folder = WORK / job.name
         if not (folder / "metrics.json").is_file():
