@@ -143,7 +143,7 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
     def inverse_transform(self, X: ArrayLike) -> np.ndarray:  # noqa: N803
         """E[x|z] of codes z (N, L), in the units of the training rows: (N, D)."""
         check_is_fitted(self)
-        z = np.asarray(check_array(X, dtype=np.float64))  # pyright: ignore[reportArgumentType] - as above
+        z = np.asarray(check_array(X, dtype=np.float64))  # pyright: ignore[reportArgumentType] - scikit-learn declares no types
         if z.shape[1] != self.module_.latent_dim:
             raise ValueError(
                 f"X has {z.shape[1]} features, but {self.module_.latent_dim} latent dimensions are"

@@ -125,8 +125,7 @@ def describe_list_error(words: Iterable[str], name: str) -> str:
     """What is wrong with the first override of an entry of a list, such as data.augment.flip=1."""
     before: list[str] = []
     for word in words:
-        key = word.partition("=")[0].lstrip("+~")
-        parent = key.rpartition(".")[0]
+        parent = hydra_table.key_of(word).rpartition(".")[0]
         if parent and OmegaConf.is_list(OmegaConf.select(composed(name, before), parent)):
             return f"{word}: {parent} is a list; write {parent}=[...]"
         before.append(word)

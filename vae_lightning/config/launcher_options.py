@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.checks.ranges import AnyOf, Choice, Integer, Number, Option, Range, Word, Words
+from vae_lightning.config.hydra_table import key_of
 
 KINDS = ("local", "slurm", "ray")
 KIND = Option("where jobs run", Choice(KINDS))
@@ -78,7 +79,7 @@ def kinds_with(name: str) -> list[str]:
 def check_words(words: Sequence[str], chosen: str) -> None:
     """Raises ConfigError for an option that only another launcher has."""
     for word in words:
-        key = word.partition("=")[0].lstrip("+~")
+        key = key_of(word)
         section, _, name = key.partition(".")
         kinds = kinds_with(name.partition(".")[0]) if section == "launcher" else []
         if kinds and chosen not in kinds:

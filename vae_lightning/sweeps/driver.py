@@ -12,8 +12,8 @@ from typing import NamedTuple
 from vae_lightning.checks.errors import counted, one_line
 from vae_lightning.storage.run_folder import write_failure
 from vae_lightning.sweeps.display import Display, Entry
-from vae_lightning.sweeps.launchers.launcher import Launcher, Room, Running
-from vae_lightning.sweeps.launchers.slots import Seat
+from vae_lightning.sweeps.launchers.launcher import Launcher, Running
+from vae_lightning.sweeps.launchers.slots import Room, Seat
 from vae_lightning.sweeps.work import Jobs, Work, state_of
 from vae_lightning.training.signals import StopSignals
 

@@ -82,6 +82,11 @@ def obey(connection: Connection, stop: StopSignals) -> None:
     """Waits for the word to stop, or for the death of the driver, and sends SIGTERM to itself."""
     with contextlib.suppress(EOFError, OSError):  # the driver is gone
         connection.recv_bytes()
+    end_in_order(stop)
+
+
+def end_in_order(stop: StopSignals) -> None:
+    """Asks this process to save and end, unless it was asked already."""
     if stop.received is None:  # a second signal would not let the job save
         os.kill(os.getpid(), signal.SIGTERM)
 

@@ -92,8 +92,7 @@ def obey(files: Files, stop: StopSignals) -> None:
     parent = os.getppid()
     while not files.stop.is_file() and os.getppid() == parent:
         time.sleep(LOOKED_S)
-    if stop.received is None:  # a second signal would not let the job save
-        os.kill(os.getpid(), signal.SIGTERM)
+    job.end_in_order(stop)
 
 
 def queue_again() -> None:

@@ -21,9 +21,9 @@ from vae_lightning.sweeps.display import Display, make_display
 from vae_lightning.sweeps.driver import Driver, entry_of
 from vae_lightning.sweeps.launchers.choose import choose, continued
 from vae_lightning.sweeps.launchers.cluster import Files
-from vae_lightning.sweeps.launchers.launcher import Launcher, Room, Site
+from vae_lightning.sweeps.launchers.launcher import Launcher, Site
 from vae_lightning.sweeps.launchers.local import LocalLauncher
-from vae_lightning.sweeps.launchers.slots import Need
+from vae_lightning.sweeps.launchers.slots import Need, Room
 from vae_lightning.sweeps.plan import (
     KEY,
     SWEEP,

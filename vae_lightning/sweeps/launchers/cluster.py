@@ -18,22 +18,18 @@ from vae_lightning.checks.errors import ConfigError
 from vae_lightning.config.options import process_count
 from vae_lightning.storage.run_folder import LAST
 from vae_lightning.sweeps.job import Task
-from vae_lightning.sweeps.launchers.slots import Need, Seat
+from vae_lightning.sweeps.launchers.slots import Need, Room, Seat
 
 LOOKED_S = 1.0  # between two looks at the files of the jobs
 SEEN_S = 10.0  # a shared file system may show a file of another machine that much later
 
 
-class Queue:
+class Queue(Room):
     """A number of jobs that wait or run on a cluster, which itself divides cores and devices."""
 
     def __init__(self, number: int, cpus: int) -> None:
-        self.number, self.cpus, self.taken = number, cpus, 0
-
-    @property
-    def is_full(self) -> bool:
-        """Whether as many jobs wait or run as may do so at a time."""
-        return self.taken >= self.number
+        super().__init__(number)
+        self.cpus = cpus
 
     def take(self, need: Need) -> Seat | None:
         """A seat for a job; None if it has to wait."""
@@ -59,6 +55,11 @@ class Files:
         """The exit code of the job; None if it has not ended, or was killed."""
         text = self.code.read_text() if self.code.is_file() else ""
         return int(text) if text.strip().isdigit() else None
+
+    def remove(self) -> None:
+        """Removes what only a running job needs."""
+        self.id.unlink(missing_ok=True)
+        self.stop.unlink(missing_ok=True)
 
     @property
     def is_done(self) -> bool:

@@ -1,4 +1,4 @@
-"""What the driver of a sweep asks of a launcher, of the jobs that it starts, and of their room."""
+"""What the driver of a sweep asks of a launcher and of the jobs that it starts."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 from omegaconf import DictConfig
 
 from vae_lightning.sweeps.job import Task
-from vae_lightning.sweeps.launchers.slots import Need, Seat
+from vae_lightning.sweeps.launchers.slots import Need, Room
 
 
 class Running(Protocol):
@@ -47,28 +47,6 @@ class Launcher(Protocol):
 
     def keeps(self, number: int) -> bool:
         """Whether the jobs go on when this signal ends the driver."""
-        ...
-
-
-class Room(Protocol):
-    """What jobs claim before they start."""
-
-    @property
-    def number(self) -> int:
-        """The most jobs at a time."""
-        ...
-
-    @property
-    def is_full(self) -> bool:
-        """Whether as many jobs run as may run at a time."""
-        ...
-
-    def take(self, need: Need) -> Seat | None:
-        """A seat for a job; None if it has to wait."""
-        ...
-
-    def give_back(self, seat: Seat) -> None:
-        """Frees the seat of a job that has ended."""
         ...
 
 

@@ -212,5 +212,4 @@ class RayRunning:
 
     def close(self) -> None:
         """Removes what only a running job needs."""
-        self.files.id.unlink(missing_ok=True)
-        self.files.stop.unlink(missing_ok=True)
+        self.files.remove()

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -34,7 +35,27 @@ class Seat(NamedTuple):
     devices: tuple[str, ...]  # for CUDA_VISIBLE_DEVICES
 
 
-class Slots:
+class Room(ABC):
+    """What jobs claim before they start; at most ``number`` of them at a time."""
+
+    def __init__(self, number: int) -> None:
+        self.number, self.taken = number, 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as many jobs run as may run at a time."""
+        return self.taken >= self.number
+
+    @abstractmethod
+    def take(self, need: Need) -> Seat | None:
+        """A seat for a job; None if it has to wait."""
+
+    @abstractmethod
+    def give_back(self, seat: Seat) -> None:
+        """Frees the seat of a job that has ended."""
+
+
+class Slots(Room):
     """The free cores and devices; a core and a place on a device are claimed by one job only.
 
     Args:
@@ -58,15 +79,9 @@ class Slots:
         on_gpu = any(need.gpu for need in needs)
         least = max((need.cores for need in needs), default=1)
         fitting = len(devices) * per_device if on_gpu and devices else max(1, cores // least)
-        self.number = max(1, min(slots or fitting, len(needs)))
+        super().__init__(max(1, min(slots or fitting, len(needs))))
         self.counts_cores = slots is None
         self.share = max(1, cores // self.number)
-        self.taken = 0
-
-    @property
-    def is_full(self) -> bool:
-        """Whether as many jobs run as may run at a time."""
-        return self.taken >= self.number
 
     def take(self, need: Need) -> Seat | None:
         """A seat for a job; None if it has to wait. A job that is alone always gets one."""

@@ -243,5 +243,4 @@ class SlurmRunning:
 
     def close(self) -> None:
         """Removes what only a running job needs."""
-        self.files.id.unlink(missing_ok=True)
-        self.files.stop.unlink(missing_ok=True)
+        self.files.remove()

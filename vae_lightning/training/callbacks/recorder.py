@@ -236,16 +236,13 @@ class Recorder(Checkpoint):
 
 def is_within_epoch(trainer: Trainer) -> bool:
     """Whether batches of the current epoch are left."""
-    data = image_data(trainer)
-    if data.group_size == 1:  # a callback may change the number of batches in a step
-        return not trainer.is_last_batch
-    return bool(trainer.global_step % data.steps)
+    return not epochs_done(trainer).is_integer()
 
 
 def epochs_done(trainer: Trainer) -> float:
     """Epochs that the training has taken, with the share of the current one."""
     data = image_data(trainer)
-    if data.group_size == 1:
+    if data.group_size == 1:  # a callback may change the number of batches in a step
         return trainer.current_epoch + batches_done(trainer) / data.batches_in("train")
     return trainer.global_step / data.steps
 
