@@ -11,7 +11,7 @@ from torch import Tensor
 from helpers import tiny, tiny_model
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.data.splits import binarize
-from vae_lightning.runs import run as run_module
+from vae_lightning.evaluation import batches
 from vae_lightning.runs.images import Wanted, as_images, binarized
 from vae_lightning.runs.run import Run
 
@@ -148,7 +148,7 @@ def test_batches_change_no_number(posterior: str, monkeypatch: pytest.MonkeyPatc
         ]
 
     whole = numbers()
-    monkeypatch.setattr(run_module, "BATCH", 7)
+    monkeypatch.setattr(batches, "BATCH", 7)
     monkeypatch.setattr("vae_lightning.evaluation.scores.BATCH", 7)
     for one, other in zip(whole, numbers(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
