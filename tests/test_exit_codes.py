@@ -1,6 +1,8 @@
 """Flags between overrides, and the exit codes: 2 for a user's mistake, 1 for a bug."""
 
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -113,3 +115,32 @@ def test_a_refusal_of_the_package_is_one_line_and_exit_2(
     assert result.stderr.startswith("error: likelihood=bernoulli: requires data.binarization=")
     assert len(result.stderr.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flag", ["--help", "--cfg=job", "--info=all"])
+def test_without_a_reader_a_command_ends_without_a_traceback(flag: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "vae_lightning.train", flag]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.slow
+def test_a_sweep_without_a_reader_says_how_to_continue_it(tmp_path: Path) -> None:
+    words = ["data=digits", "seed=1,2", "trainer.max_epochs=1", "hydra.sweep.dir=sweep"]
+    command = [sys.executable, "-m", "vae_lightning.train", "-m", *words]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        assert process.stdout.readline().startswith("sweep: 2 jobs")
+        process.stdout.close()  # as head does after its last line
+        said = process.stderr.read()
+    assert process.returncode == 1
+    assert "interrupted. To continue: python -m vae_lightning.sweep resume=" in said
+    assert "Traceback" not in said
+    assert (tmp_path / "sweep" / "sweep.csv").is_file()

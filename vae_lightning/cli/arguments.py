@@ -2,10 +2,11 @@
 
 import argparse
 import difflib
+import io
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import NoReturn
 
 import hydra
@@ -167,10 +168,20 @@ def print_information(name: str, args: argparse.Namespace) -> None:
     flags = ["--hydra-help"] if args.hydra_help else [f"--info={args.info}"]
     flags += [f"--config-dir={args.config_dir}"] if args.config_dir else []
     words = [as_hydra_reads(word) for word in args.overrides]
-    with program_arguments([*flags, *words]), environment(HYDRA_FULL_ERROR="1"):
-        hydra.main(version_base="1.3", config_path=str(folder_of(name)), config_name=name)(
-            lambda _: None
-        )()
+    text = (
+        io.StringIO()
+    )  # Hydra logs each line, and logging reports a reader that has gone, such as head
+    try:
+        with (
+            redirect_stdout(text),
+            program_arguments([*flags, *words]),
+            environment(HYDRA_FULL_ERROR="1"),
+        ):
+            hydra.main(version_base="1.3", config_path=str(folder_of(name)), config_name=name)(
+                lambda _: None
+            )()
+    finally:
+        print(text.getvalue(), end="")
 
 
 def configuration_text(cfg: DictConfig, args: argparse.Namespace) -> str:

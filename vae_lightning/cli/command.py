@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 from tqdm import tqdm
@@ -114,11 +115,12 @@ def exit_codes() -> Iterator[None]:
     """Turns ConfigError into a one-line message and exit code 2, a signal into code 130 or 143.
 
     Numbers that are not finite and files that cannot be written are one line too, with exit code 1.
-    All other exceptions keep their traceback.
+    A reader of the output that has gone, such as ``head``, is exit code 1 without a word. All other
+    exceptions keep their traceback.
     """
     hook_before, threading.excepthook = threading.excepthook, report_thread
     try:
-        with console(ConsoleHandler(logging.INFO)):
+        with while_somebody_reads(), console(ConsoleHandler(logging.INFO)):
             yield
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -140,6 +142,35 @@ def exit_codes() -> Iterator[None]:
         sys.exit(130)
     finally:
         threading.excepthook = hook_before
+
+
+@contextmanager
+def while_somebody_reads() -> Iterator[None]:
+    """Ends the program with code 1 if stdout is a pipe whose reader has gone."""
+    stdout = sys.stdout
+    if stdout is None:  # closed by the shell: >&-
+        yield
+        return
+    try:
+        try:
+            yield
+        finally:
+            stdout.flush()
+    except BrokenPipeError:
+        if not has_lost_its_reader(stdout):
+            raise
+        # what is not written yet goes nowhere, instead of raising again when Python exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
+        sys.exit(1)
+
+
+def has_lost_its_reader(stream: TextIO) -> bool:
+    """Returns whether nothing can be written any more; writes an empty line otherwise."""
+    try:
+        print(file=stream, flush=True)
+    except BrokenPipeError:
+        return True
+    return False
 
 
 def command(

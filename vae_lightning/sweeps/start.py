@@ -180,12 +180,12 @@ def run_jobs(
     launcher: Launcher,
     stop: StopSignals,
 ) -> None:
-    """Runs the jobs, and writes the tables even after a signal."""
+    """Runs the jobs, and writes the tables even after a signal or if nobody reads the output."""
     try:
         with display:
             jobs = make_jobs(display)
             Driver(jobs, room, launcher, display, cfg.sweep.on_error == "stop").run(stop)
-    except Interrupted:
+    except (Interrupted, BrokenPipeError):
         command = f"python -m vae_lightning.sweep resume={shlex.quote(str(place))}"
         if cfg.launcher.kind == "ray":
             command += f" launcher.address={cfg.launcher.address or 'local'}"
