@@ -117,10 +117,12 @@ def run_experiment(
     if not resumes and not cfg.trainer.fast_dev_run:
         check_schedules(module, data, epochs(cfg))
     with folder as run:
-        check_space(run, module)
         parts = make_parts(cfg, data, module, run, stop, resumes)
-        lock = claim(run) if parts.trainer.is_global_zero else nullcontext()
-    if not parts.trainer.is_global_zero:
+        is_first = parts.trainer.is_global_zero  # only this process writes, and has made the folder
+        if is_first:
+            check_space(run, module)
+        lock = claim(run) if is_first else nullcontext()
+    if not is_first:
         use_threads(cfg, start)
         train_and_test(cfg, parts, accelerate, stop)
         return None
