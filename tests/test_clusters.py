@@ -218,6 +218,39 @@ class TestSlurm:
         assert process.returncode == 130, shown
         assert len(list((tmp_path / "sweep" / ".slurm").glob("*_submission.sh"))) == 1
 
+    def test_the_script_of_the_documentation_continues_after_a_time_limit(
+        self, slurm: Variables, tmp_path: Path
+    ) -> None:
+        page = Path(__file__).parents[1] / "docs" / "how_to" / "clusters.md"
+        script = page.read_text().partition("```bash\n#!")[2].partition("```")[0]
+        for told, small in (
+            ("04:00:00", "00:02:00"),
+            ("USR1@120", "USR1@60"),
+            ("epochs=500", f"epochs=100000 {' '.join(SMALL[:3])}"),
+        ):
+            assert told in script
+            script = script.replace(told, small)
+        (tmp_path / "job.sh").write_text(f"#!{script}")
+        done = subprocess.run(
+            ["sbatch", "--parsable", "job.sh"],
+            cwd=tmp_path,
+            env=slurm,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        number = done.stdout.strip()
+        status = tmp_path / "runs" / number / "status.json"
+        wait_for(lambda: "PENDING" not in state(slurm, number), 60, "not started")
+        wait_for(lambda: "PENDING" in state(slurm, number), 200, "not queued again")
+        assert json.loads(status.read_text()) == {"state": "interrupted"}
+        before = len(rows(status.with_name("metrics.csv")))
+        start_now(slurm, number)
+        table = status.with_name("metrics.csv")
+        wait_for(lambda: len(rows(table)) > before > 10, 100, "not continued")
+        ask(slurm, "scancel", number)
+        assert "resume: continues after" in (status.with_name("train.log")).read_text()
+
 
 def table_of(file: Path) -> Path:
     """metrics.csv of the job to which a file in .locks belongs."""
