@@ -122,6 +122,12 @@ def running_slurm(place: Path) -> Iterator[dict[str, str]]:
         yield environment
         subprocess.run(["scancel", "-u", pwd.getpwuid(0).pw_name], env=environment)
 
+        def is_empty() -> bool:
+            shown = subprocess.run(["squeue", "-h"], env=environment, capture_output=True)
+            return shown.returncode == 0 and not shown.stdout
+
+        wait_for(is_empty, 60, "jobs are left")  # nobody else would end them
+
 
 @contextmanager
 def running_postgres() -> Iterator[str]:

@@ -197,7 +197,7 @@ class TestSlurm:
     def test_near_the_time_limit_a_job_saves_and_is_queued_again(
         self, slurm: Variables, tmp_path: Path
     ) -> None:
-        words = [*SMALL, *SLURM, "launcher.time=1", "launcher.save_s=30", "seed=1"]
+        words = [*SMALL, *SLURM, "launcher.time=2", "launcher.save_s=30", "seed=1"]
         long = ["trainer.max_epochs=100000", "hydra.sweep.dir=sweep"]
         process = started(tmp_path, slurm, "train", "-m", *words, *long)
         wait_for(lambda: locks(tmp_path, "id"), 60, "not submitted")
