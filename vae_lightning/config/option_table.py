@@ -371,7 +371,7 @@ CLASS_OPTIONS: dict[str, dict[str, Option]] = {
             range=Integer(least=1, most=None),
         ),
         "images": Option(
-            text="test images for latents and statistics", range=Integer(least=2, most=None)
+            text="test images for the pictures of latents", range=Integer(least=2, most=None)
         ),
         "collapse_below": Option(
             text="warn if a smaller fraction of latent dimensions is active",

@@ -43,13 +43,13 @@ class Gallery(Callback):
     Pictures that have no meaning for a model or for a single image are left out. Of large images,
     fewer than ``images`` are used, so that they fit into memory.
     The test images and the noise are the same at every epoch, so that successive pictures show
-    the progress of the training and nothing else. The active units of an epoch are those of some
-    test images; after the training, they are counted on all test images, as ``evaluate`` does.
+    the progress of the training and nothing else. The active units are counted on all test images,
+    as ``evaluate`` does.
 
     Args:
         every_n_epochs: number of epochs between pictures; the last epoch is always drawn. In a long
             run TensorBoard gets fewer of them, so that its files stay below 30 MB.
-        images: number of test images for the latent plots and the statistics.
+        images: number of test images for the pictures and the KL of each latent dimension.
         collapse_below: raise the alarm if a smaller fraction of the latent dimensions is active.
     """
 
@@ -58,7 +58,7 @@ class Gallery(Callback):
         every_n_epochs: Annotated[
             int, Option("epochs between pictures; the last epoch is always drawn", Integer(1))
         ],
-        images: Annotated[int, Option("test images for latents and statistics", Integer(2))],
+        images: Annotated[int, Option("test images for the pictures of latents", Integer(2))],
         collapse_below: Annotated[
             float,
             Option(
@@ -94,48 +94,53 @@ class Gallery(Callback):
 
         Every rank logs the active units, because Lightning expects a logged value on every rank.
         """
-        data = image_data(trainer)
         assert isinstance(pl_module, VAE)
-        count = shown_count(self.images, data.pixels)
-        images, _ = data.inputs("test", slice(count))
+        viewer = self.viewer(trainer, pl_module)
         epoch = trainer.current_epoch + 1
-        reached = progress(trainer.callback_metrics, epoch)
-        subtitle = f"{describe(str(data.name), pl_module)}, {reached}"
-        labels, names = data.labels["test"][: len(images)], data.class_names
-        viewer = Viewer(pl_module, images, labels, subtitle, class_names=names)
         pl_module.eval()
         with torch.no_grad():
-            active = active_units(viewer.posterior.mean)
+            active = active_units(posterior_means(pl_module, image_data(trainer), "test"))
             pl_module.log("latents/active_units", float(active), batch_size=1)
             if trainer.is_global_zero:
-                if len(images) > 1:  # no unit varies over a single image
-                    self.check_latents(trainer, active, viewer.information[0])
+                self.check_latents(trainer, active, viewer)
                 is_last = epoch == trainer.max_epochs or trainer.should_stop
                 if epoch % self.every_n_epochs == 0 or is_last:
                     self.draw(trainer, viewer)
         pl_module.train()
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs the active units of the tested weights on all test images, for metrics.json."""
+        """Logs the active units of the tested weights, for metrics.json; checks for collapse."""
         assert isinstance(pl_module, VAE)
         active = active_units(posterior_means(pl_module, image_data(trainer), "test"))
         # not for TensorBoard, which has a value for the last epoch already
         pl_module.log("latents/active_units", float(active), batch_size=1, logger=False)
+        if trainer.is_global_zero:
+            self.check_latents(trainer, active, self.viewer(trainer, pl_module))
 
-    def check_latents(self, trainer: Trainer, active: int, information: Tensor) -> None:
-        """Raises the alarm if few latent dimensions are active; withdraws it after recovery.
+    def viewer(self, trainer: Trainer, module: VAE) -> Viewer:
+        """Returns what draws the first test images; nothing is computed yet."""
+        data = image_data(trainer)
+        images, _ = data.inputs("test", slice(shown_count(self.images, data.pixels)))
+        reached = progress(trainer.callback_metrics, trainer.current_epoch + 1)
+        subtitle = f"{describe(str(data.name), module)}, {reached}"
+        labels = data.labels["test"][: len(images)]
+        return Viewer(module, images, labels, subtitle, class_names=data.class_names)
 
-        ``information`` is that of each latent dimension in nats, (L,).
-        """
-        latent_dim = len(information)
-        few = active < self.collapse_below * latent_dim
-        if few == (self.alarm is not None):
+    def check_latents(self, trainer: Trainer, active: int, viewer: Viewer) -> None:
+        """Raises the alarm if few latent dimensions are active; withdraws it after recovery."""
+        if len(viewer.images) == 1:  # no unit varies over a single image
             return
+        information = viewer.information[0]
+        latent_dim = len(information)
         found = f"{active} of {latent_dim} latent dimensions are active"
+        few = active < self.collapse_below * latent_dim
+        before = self.alarm
         self.alarm = few_active(found, float(information.sum())) if few else None
-        if self.alarm:
+        if self.alarm == before:
+            return
+        if before is None:
             log.warning("%s", self.alarm)
-        else:
+        elif self.alarm is None:
             log.info("the warning is withdrawn: %s", found)
         write_alarm(Path(trainer.default_root_dir), self.alarm)
 
