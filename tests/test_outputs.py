@@ -1,6 +1,7 @@
 """The commands encode, sample, reconstruct and score: their files hold what Run computes."""
 
 import csv
+import json
 import os
 import re
 from pathlib import Path
@@ -12,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from helpers import Command, train_run
-from vae_lightning import encode, load_run, reconstruct, sample, score
+from vae_lightning import encode, evaluate, load_run, reconstruct, sample, score, verify
 from vae_lightning.cli.arguments import program_arguments
 from vae_lightning.networks import UNCONDITIONAL
 from vae_lightning.plots import canvas
@@ -20,7 +21,10 @@ from vae_lightning.runs.run import Run
 
 pytestmark = pytest.mark.slow
 
-COMMANDS = {"encode": encode, "sample": sample, "reconstruct": reconstruct, "score": score}
+COMMANDS = {
+    **{"encode": encode, "evaluate": evaluate, "reconstruct": reconstruct, "sample": sample},
+    **{"score": score, "verify": verify},
+}
 SMALL = (
     "data=digits",
     "model.latent_dim=3",
@@ -174,6 +178,18 @@ def test_score_writes_the_terms_of_each_image(run: Run, capsys: pytest.CaptureFi
     assert "There is no column nll: -log p(x) requires likelihood.gray=false" in (
         capsys.readouterr().out
     )
+
+
+@pytest.mark.usefixtures("run")
+def test_no_log_p_of_a_gray_cross_entropy_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    assert do("evaluate run=gray samples=2") == 0
+    found = json.loads(Path("gray/evaluation.json").read_text())
+    assert {"gray_cross_entropy", "gray_cross_entropy_se"} <= set(found)
+    assert not {name for name in found if "nll" in name or "log_p" in name}
+    for refused in ("evaluate run=gray method=ais", "verify run=gray"):
+        capsys.readouterr()
+        assert do(refused) == 2
+        assert ": requires likelihood.gray=false: " in capsys.readouterr().err
 
 
 def test_noise_is_the_most_unusual_image_of_a_folder(run: Run) -> None:

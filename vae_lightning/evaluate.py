@@ -115,6 +115,7 @@ def list_measures(cfg: DictConfig, run: "Run") -> list["Measure"]:
     Raises ConfigError for an option that the run does not allow.
     """
     from vae_lightning.evaluation.measures import Measure, Measures
+    from vae_lightning.runs.run import NOT_NORMALIZED
 
     module, data = run.module, run.data
     other = other_data(cfg, run)
@@ -128,6 +129,8 @@ def list_measures(cfg: DictConfig, run: "Run") -> list["Measure"]:
     if cfg.method == "ais":
         if not module.encoder.has_marginals:
             raise ConfigError("method=ais: requires posterior=diagonal_normal or full_normal")
+        if not module.decoder.is_normalized:
+            raise ConfigError(f"method=ais: {NOT_NORMALIZED}")
         sizes = (cfg.ais.images, cfg.ais.steps, cfg.ais.chains)
         listed.append(Measure(("ais_nll",), lambda: measures.annealed(*sizes)))
     return listed

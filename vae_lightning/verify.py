@@ -61,12 +61,15 @@ def check(cfg: DictConfig) -> None:
 
 
 def load(cfg: DictConfig) -> "Run":
-    """Loads the run; raises ConfigError if it is missing or has too many latent dimensions."""
+    """Loads the run; raises ConfigError if it is missing or p(x) cannot be computed."""
     from vae_lightning.runs.load import load_run
+    from vae_lightning.runs.run import NOT_NORMALIZED
     from vae_lightning.verification.posterior import MAX_LATENT_DIM
 
     require_run(Path(cfg.run), "run")
     run = load_run(cfg.run, cfg.checkpoint, cfg.trust, cfg.data.root)
+    if not run.module.decoder.is_normalized:
+        raise ConfigError(f"run={cfg.run}: {NOT_NORMALIZED}")
     if run.module.latent_dim > MAX_LATENT_DIM:
         found = f"run={cfg.run}: model.latent_dim={run.module.latent_dim}"
         raise ConfigError(f"{found}: must be 1 or 2, because the integrals over z use a grid")

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from vae_lightning.runs.run import Run
     from vae_lightning.training.module import VAE
 
-EVALUATION_NUMBERS = ("nll", "nll_se", "log_normalizer", "neg_elbo", "recon", "kl", "active_units")
+EVALUATION_NUMBERS = (
+    *("nll", "nll_se", "gray_cross_entropy", "gray_cross_entropy_se", "log_normalizer"),
+    *("neg_elbo", "recon", "kl", "active_units"),
+)
 LOADING_CODE = {
     "onnx": """\
 import numpy as np
