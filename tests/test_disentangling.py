@@ -33,6 +33,26 @@ def test_the_covariances_of_dip_are_those_of_means_and_samples(full: bool) -> No
     torch.testing.assert_close(covariance(q, "II"), of_means + std.square().mean(0).diag())
 
 
+@pytest.mark.parametrize("kind", ["I", "II"])
+@pytest.mark.parametrize("full", [False, True])
+def test_autocast_changes_no_covariance(kind: str, full: bool) -> None:
+    mean, std = draws(64, 3).float(), draws(64, 3, seed=1).float().exp()
+    q = FullNormal(mean, torch.diag_embed(std)) if full else DiagonalNormal(mean, std)
+    expected = covariance(q, kind)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = covariance(q, kind)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)
+
+
+def test_the_terms_of_a_discriminator_under_autocast_are_float32() -> None:
+    torch.manual_seed(0)
+    objective, z = Factor(1.0, 3, [8]), draws(32, 3).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert objective.total_correlation(z).dtype == torch.float32
+        assert objective.discriminator_loss(z, 0).dtype == torch.float32
+
+
 def test_dip_adds_the_weighted_squares_of_the_differences_from_the_identity() -> None:
     # two images at +-(1, 2): Cov[mean] = ((1, 2), (2, 4))
     q = DiagonalNormal(torch.tensor([[1.0, 2.0], [-1.0, -2.0]]), torch.full((2, 2), 0.5))

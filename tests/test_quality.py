@@ -231,3 +231,17 @@ def test_total_correlation_is_that_of_the_mixture_of_all_posteriors() -> None:
     ):
         found = latents.total_correlation(q, q.transform(normal(1, count, 2))[0])
         assert found == pytest.approx(-0.5 * math.log(1 - rho**2), abs=0.03)
+        found = latents.gaussian_total_correlation(q)
+        assert found == pytest.approx(-0.5 * math.log(1 - rho**2), abs=0.03)
+
+
+@pytest.mark.parametrize(("std", "expected"), [(0.3, 10.1), (0.1, 27.5)])
+def test_what_the_two_estimates_of_total_correlation_are_if_it_is_zero(
+    std: float, expected: float
+) -> None:
+    """q(z) = N(0, I) with 16 dimensions, known from 10,000 posteriors."""
+    mean = math.sqrt(1 - std**2) * normal(10_000, 16)
+    q = DiagonalNormal(mean, torch.full_like(mean, std))
+    z = q.transform(normal(1, *mean.shape))[0]
+    assert latents.total_correlation(q, z[:500]) == pytest.approx(expected, abs=0.5)
+    assert latents.gaussian_total_correlation(q) == pytest.approx(0, abs=0.01)

@@ -23,7 +23,7 @@ from vae_lightning.training.assembly import build_data, build_module
 # what needs no labels and no number of images
 ALWAYS = {"neg_elbo", "recon", "kl", "nll", "log_normalizer", "mse", "psnr", "ssim"}
 PAIRS = {"nll_se", *("active_units", "mutual_information", "marginal_kl", "total_correlation")}
-PAIRS |= {"log_n", "ais_nll_se"}
+PAIRS |= {"gaussian_total_correlation", "log_n", "ais_nll_se"}
 OVERLAP = {f"{prefix}{name}" for prefix in ("", "gmm_") for name in ("precision", "recall")}
 DISTANCE = {"frechet_distance", "gmm_frechet_distance"}
 NEIGHBORS = "nearest_neighbors_accuracy"

@@ -30,8 +30,14 @@ TERMS = {
     "train/recon_step, train/kl_step, train/loss_step": Metric(
         "the same for the steps that trainer.log_every_n_steps asks for; TensorBoard only", NATS
     ),
-    "train/beta": Metric("weight of kl at the end of the epoch"),
-    "train/gamma": Metric("in place of train/beta for objective=capacity: weight of the distance"),
+    "train/beta": Metric(
+        "weight of kl at the end of the epoch; for objective=tc: of the total correlation"
+    ),
+    "train/gamma": Metric(
+        "in place of train/beta: weight of the distance for objective=capacity, of the total"
+        " correlation for objective=factor"
+    ),
+    "train/capacity": Metric("for objective=capacity: the capacity at the end of the epoch", NATS),
     "train/lambda": Metric("in place of train/beta for objective=geco: weight of recon"),
     "train/skipped_steps": Metric("steps that trainer.skip_gradient_above has skipped so far"),
     "latents/active_units": Metric("latent dimensions with Var(E[z|x]) > 0.01 on test images"),
@@ -119,7 +125,13 @@ EVALUATION = {
         "KL(q(z) || p(z)); mutual_information + marginal_kl = mean KL", "nats", LOWER
     ),
     "total_correlation": Metric(
-        "KL(q(z) || prod_l q(z_l)), where q(z) is the mixture of the posteriors of all test images",
+        "KL(q(z) || prod_l q(z_l)), where q(z) is the mixture of the posteriors of all test images;"
+        " too large if mutual_information is near log_n",
+        "nats",
+    ),
+    "gaussian_total_correlation": Metric(
+        "-1/2 log det of the correlation matrix of q(z); of linear dependence only, but hardly"
+        " depends on the number of images",
         "nats",
     ),
     "log_n": Metric("log of the number of test images", "nats"),

@@ -345,7 +345,8 @@ CLASS_OPTIONS: dict[str, dict[str, Option]] = {
     },
     "vae_lightning.objectives.TC": {
         "beta": Option(
-            text="weight of the KL term", range=Number(least=0, most=None, above=None, below=None)
+            text="weight of the total correlation",
+            range=Number(least=0, most=None, above=None, below=None),
         ),
         "num_samples": Option(
             text="posterior samples per image", range=Integer(least=1, most=None)

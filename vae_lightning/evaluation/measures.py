@@ -19,7 +19,10 @@ from vae_lightning.training.module import VAE
 
 Values = Mapping[str, float | int | LeftOut]
 
-LATENTS = ("active_units", "mutual_information", "marginal_kl", "total_correlation", "log_n")
+LATENTS = (
+    *("active_units", "mutual_information", "marginal_kl", "total_correlation"),
+    *("gaussian_total_correlation", "log_n"),
+)
 FACTORS = (
     "mig",
     "modularity",

@@ -36,8 +36,8 @@ def total_correlation(
     It is exact if the batch is the whole data set. Otherwise the logarithm makes TC too large,
     the more so the narrower the posteriors are: with N = 55,000, B = 128, L = 16 and posteriors
     whose aggregate is N(0, I), where TC = 0, the estimate is 8.8 nats for std = 0.3 and 27.7 nats
-    for std = 0.1. It is suited as a loss but not as a result; ``evaluate`` reports the total
-    correlation of all test images. Chen et al. 2018, appendix C.2,
+    for std = 0.1. It is suited as a loss but not as a result; ``evaluate`` reports two other
+    estimates. Chen et al. 2018, appendix C.2,
     https://arxiv.org/abs/1802.04942.
     """
     batch_size = z.shape[1]
@@ -54,6 +54,7 @@ def total_correlation(
     return (joint - marginal.sum(-1)).mean(0)
 
 
+TCWeight = Annotated[float, Option("weight of the total correlation", Number(least=0))]
 Weight = Annotated[float, Option("weight of the squared MMD", Number(least=0))]
 
 
@@ -61,7 +62,8 @@ class TC(Objective):
     """The negative ELBO with a weighted total correlation: loss = recon + KL + (beta - 1) TC.
 
     If the prior factorizes, KL = I(x; z) + TC + sum_l KL(q(z_l) || p(z_l)), and the loss is that of
-    the beta-TCVAE with alpha = gamma = 1: Chen et al. 2018, https://arxiv.org/abs/1802.04942. The
+    the beta-TCVAE with alpha = gamma = 1: Chen et al. 2018, https://arxiv.org/abs/1802.04942. TC of
+    a batch is too large, by several nats if the posteriors are narrow: see total_correlation. The
     size of the training set is stored in the checkpoint.
 
     Args:
@@ -72,7 +74,7 @@ class TC(Objective):
     dataset_size: Tensor
 
     def __init__(
-        self, beta: Beta, num_samples: NumSamples = 1, annealing: Annealing | None = None
+        self, beta: TCWeight, num_samples: NumSamples = 1, annealing: Annealing | None = None
     ) -> None:
         super().__init__(beta, num_samples, annealing)
         self.register_buffer("dataset_size", torch.zeros((), dtype=torch.int64))

@@ -15,6 +15,7 @@ from vae_lightning.checks.errors import ConfigError
 from vae_lightning.checks.ranges import Choice, Integers, Number, Option
 from vae_lightning.distributions import DiagonalNormal, FullNormal
 from vae_lightning.distributions.component import require_marginals
+from vae_lightning.distributions.normal import float64_if_supported, full_precision
 from vae_lightning.networks import dense
 from vae_lightning.networks.dense import LatentDim, without_gradient
 from vae_lightning.objectives.annealing import Annealing
@@ -31,13 +32,20 @@ def covariance(posterior: DiagonalNormal | FullNormal, kind: str) -> Float[Tenso
 
     Kumar et al. 2018, https://arxiv.org/abs/1711.00848.
     """
-    centered = posterior.mean - posterior.mean.mean(0)
+    mean = float64_if_supported(posterior.mean)  # autocast computes no float64 product in bfloat16
+    centered = mean - mean.mean(0)
     found = centered.T @ centered / len(centered)
-    if kind == "I":
-        return found
+    if kind == "II":
+        found = found + mean_covariance(posterior)
+    return found.to(posterior.mean)
+
+
+def mean_covariance(posterior: DiagonalNormal | FullNormal) -> Float[Tensor, "L L"]:
+    """Returns the mean over the images of the covariance of z given x, E[Cov[z|x]]: (L, L)."""
     if isinstance(posterior, FullNormal):
-        return found + (posterior.scale_tril @ posterior.scale_tril.mT).mean(0)
-    return found + posterior.std.square().mean(0).diag()
+        scale_tril = float64_if_supported(posterior.scale_tril)
+        return (scale_tril @ scale_tril.mT).mean(0)
+    return float64_if_supported(posterior.std).square().mean(0).diag()
 
 
 class DIP(Objective):
@@ -123,13 +131,15 @@ class Factor(Objective):
 
     def total_correlation(self, z: Float[Tensor, "n L"]) -> Float[Tensor, ""]:
         """Returns the estimate of the total correlation from samples z (n, L), ()."""
-        return without_gradient(self.discriminator)(z).mean()
+        return full_precision(without_gradient(self.discriminator)(z)).mean()
 
     def discriminator_loss(self, z: Float[Tensor, "n L"], step: int) -> Float[Tensor, ""]:
         """Returns the cross-entropy of D, in nats per sample, for samples z (n, L) of q(z): ()."""
         generator = rng.generator(z.device, 0, "permutation", step)
         order = torch.rand(z.shape, generator=generator, device=z.device).argsort(0)
-        real, permuted = self.discriminator(z), self.discriminator(z.gather(0, order))
+        real, permuted = (
+            full_precision(self.discriminator(samples)) for samples in (z, z.gather(0, order))
+        )
         return 0.5 * (F.softplus(-real) + F.softplus(permuted)).mean()
 
     def forward(self, terms: Terms, step: int) -> Float[Tensor, " B"]:
