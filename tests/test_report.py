@@ -91,6 +91,47 @@ def test_the_best_job_is_marked_and_linked(folder: Path) -> None:
     assert tables.terminal_table(found).splitlines()[1].startswith("*")
 
 
+KINDS = {
+    "gaussian, std learned, at least 0.01": 0.0,
+    "laplace, scale learned, at least 0.01": 0.0,
+    "squared error": 448.7,
+    "bernoulli": 0.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "comparable"),
+    [
+        ("gaussian, std learned, at least 0.01", "laplace, scale learned, at least 0.01", True),
+        ("squared error", "squared error", True),
+        ("gaussian, std learned, at least 0.01", "squared error", False),
+        ("gaussian, std learned, at least 0.01", "bernoulli", False),
+    ],
+)
+def test_no_best_job_of_likelihoods_that_cannot_be_compared(
+    folder: Path, one: str, other: str, comparable: bool
+) -> None:
+    results.link_best(results.collect([folder]), folder)
+    for number, path in enumerate(sorted(folder.glob("*/metrics.json"))):
+        text = other if number else one
+        values = json.loads(path.read_text()) | {"likelihood": text, "log_normalizer": KINDS[text]}
+        path.write_text(json.dumps(values))
+    found = results.collect([folder])
+    results.link_best(found, folder)
+    shown = tables.terminal_table(found)
+    assert ("no best job: the -ELBO of different likelihoods" not in shown) == comparable
+    assert ("*" in shown) == comparable
+    assert (folder / "best").exists() == comparable
+
+
+def test_no_best_run_of_different_data(folder: Path) -> None:
+    write_run(folder.parent / "run", "finished", 10.0, 3.0)
+    metrics = folder.parent / "run" / "metrics.json"
+    metrics.write_text(json.dumps(json.loads(metrics.read_text()) | {"data": "photos"}))
+    found = results.collect([folder, folder.parent / "run"])
+    assert "no best job: the -ELBO of different data" in tables.terminal_table(found)
+
+
 def test_settings_are_named_by_what_they_differ_in(folder: Path) -> None:
     groups = results.settings(results.collect([folder]))
     assert results.labels([group.options for group in groups]) == ["beta=1", "beta=4"]

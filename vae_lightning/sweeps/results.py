@@ -36,6 +36,8 @@ UNCOMPARED = (
     "launcher",
     "sweep.",
 )
+# densities of the same pixels, whose -ELBO can be compared; the first words of their descriptions
+DENSITIES = ("gaussian", "laplace", "continuous bernoulli")
 BEST = "best"  # link in a sweep folder
 
 
@@ -49,6 +51,7 @@ class Result(NamedTuple):
     scores: dict[str, float]
     reason: str = ""
     metrics: tuple[str, ...] = ()  # what the search minimizes that drew the job
+    kind: str = ""  # what its -ELBO bounds; those of different kinds cannot be compared
 
 
 class Setting(NamedTuple):
@@ -100,12 +103,27 @@ def rank(scores: Mapping[str, float], score: str | None) -> float:
 def ranked_by(results: Sequence[Result]) -> str | None:
     """The score by which results are sorted: the first one that all finished jobs have.
 
-    The results of one search are sorted by what it minimizes.
+    The results of one search are sorted by what it minimizes. It is None if the -ELBO of the jobs
+    cannot be compared.
     """
     done = [each for each in results if each.state == "finished"]
+    if incomparable(done):
+        return None
     searched = {each.metrics for each in results}
     names = (*(searched.pop() if len(searched) == 1 else ()), *RANKED_BY)
     return next((s for s in names if done and all(s in each.scores for each in done)), None)
+
+
+def incomparable(results: Sequence[Result]) -> str:
+    """Why the -ELBO of finished results cannot be compared; empty if it can."""
+    if len({each.data for each in results}) > 1:
+        return "no best job: the -ELBO of different data cannot be compared"
+    if len({each.kind for each in results}) > 1:
+        return (
+            "no best job: the -ELBO of different likelihoods cannot be compared; compare the nll of"
+            " evaluate for densities of the same images"
+        )
+    return ""
 
 
 def best_of(results: Sequence[Result]) -> list[Result]:
@@ -117,6 +135,8 @@ def best_of(results: Sequence[Result]) -> list[Result]:
     names = results[0].metrics if results else ()
     if len(names) < 2 or not all(set(names) <= each.scores.keys() for each in done):
         return done[:1] if ranked_by(results) else []
+    if incomparable(done):
+        return []
     points = [tuple(each.scores[name] for name in names) for each in done]
     return [
         each
@@ -155,7 +175,16 @@ def read_result(
         scores if state in ("finished", "pruned") else {},
         str(status.get("reason", "")),
         metrics,
+        kind_of(final),
     )
+
+
+def kind_of(metrics: Mapping[str, object]) -> str:
+    """What the -ELBO of a run bounds: a density, or the kind of likelihood; and its constant."""
+    likelihood = str(metrics.get("likelihood", "")).partition(",")[0]
+    constant = metrics.get("log_normalizer", 0.0)
+    is_density = likelihood.startswith(DENSITIES) and not constant
+    return "density" if is_density else f"{likelihood}, {constant}"
 
 
 def best_epoch(rows: Sequence[Mapping[str, str]]) -> dict[str, object]:
@@ -245,9 +274,10 @@ def write_tables(results: Sequence[Result], folder: Path) -> None:
 
 
 def link_best(results: Sequence[Result], folder: Path) -> None:
-    """Makes the link ``best`` lead to the job with the lowest score."""
+    """Makes the link ``best`` lead to the job with the lowest score; without one, removes it."""
     link, score = folder / BEST, ranked_by(results)
     if score is None or results[0].state != "finished":
+        link.unlink(missing_ok=True)
         return
     temporary = folder / f".{BEST}"
     temporary.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from vae_lightning.sweeps.results import (
     Setting,
     best_of,
     differing,
+    incomparable,
     settings,
 )
 
@@ -28,7 +29,10 @@ SCORES_OF_PAPER = [score for score in SCORES if score.startswith(("test/", "late
 
 
 def terminal_table(results: Sequence[Result]) -> str:
-    """One line per setting if jobs differ in their seed, else one per job; failures at the end."""
+    """One line per setting if jobs differ in their seed, else one per job; failures at the end.
+
+    A last line says why no job is marked as the best one.
+    """
     groups = settings(results)
     seeds = any(len(group.results) > 1 for group in groups)
     others = [each for each in results if each.state != "finished"]
@@ -42,6 +46,8 @@ def terminal_table(results: Sequence[Result]) -> str:
         name for name in ("", *keys, "state", "data", "n", *SHOWN.values()) if used(rows, name)
     ]
     text = tables.columns(rows, names)
+    if reason := incomparable([each for each in results if each.state == "finished"]):
+        text += f"\n\n{reason}"
     if not sys.stdout.isatty():
         return text
     width = shutil.get_terminal_size().columns
