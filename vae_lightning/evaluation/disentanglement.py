@@ -230,8 +230,8 @@ def factor_vae_score(codes: Tensor, factors: Tensor) -> float:
     One factor is the same for all images of a batch. The dimension with the least variance in the
     batch, relative to its variance over all images, votes for that factor. Dimensions whose
     standard deviation over all images is below PRUNED have collapsed to the prior and get no vote,
-    as in disentanglement_lib, https://github.com/google-research/disentanglement_lib; if there are
-    no others, the score is 0. Kim & Mnih 2018, https://arxiv.org/abs/1802.05983.
+    as in studies with https://github.com/google-research/disentanglement_lib; if there are no
+    others, the score is 0. Kim & Mnih 2018, https://arxiv.org/abs/1802.05983.
     """
     generator = rng.generator("cpu", 0, "factor_vae_score")
     variances = codes.double().var(0)
