@@ -18,10 +18,11 @@ from vae_lightning.data.augment import augment
 from vae_lightning.data.convert import find_format, to_labels
 from vae_lightning.data.images import ImageData
 from vae_lightning.data.shown import label_names
-from vae_lightning.data.sources.arrays import ArrayImages
+from vae_lightning.data.sources.arrays import ArrayImages, GivenArrays
 from vae_lightning.data.sources.folder import FolderImages, to_pixels
 from vae_lightning.data.sources.read import Division, Found, read
 from vae_lightning.data.sources.source import Source
+from vae_lightning.data.sources.sprites import Sprites
 from vae_lightning.data.sources.torchvision import TorchvisionImages
 from vae_lightning.data.splits import block_order
 
@@ -240,6 +241,31 @@ def test_factors_of_an_array_file_belong_to_their_images(tmp_path: Path) -> None
     for part in found(ArrayImages(tmp_path / "f.npz")).parts.values():
         assert part.factors is not None
         assert torch.equal(part.images[:, 0, 0, 0].long(), part.factors[:, 0] * 5)
+
+
+def test_a_data_set_says_which_factors_have_no_order(tmp_path: Path) -> None:
+    class Known(Dataset):
+        data, factors = torch.zeros(20, 3, 3), np.arange(40).reshape(20, 2)
+        unordered_factors = (1,)
+
+    assert found(TorchvisionImages(Known, tmp_path)).unordered_factors == (1,)
+    assert found(TorchvisionImages(partial(Sprites, count=20), tmp_path)).unordered_factors == (0,)
+    arrays = {"x": np.zeros((20, 3, 3), np.uint8), "factors": Known.factors - 5}
+    assert found(GivenArrays(arrays)).unordered_factors == ()
+    assert found(
+        GivenArrays(arrays | {"unordered_factors": np.array([1, 0])})
+    ).unordered_factors == (1, 0)
+    for wrong in (np.array([2]), np.array([-1]), np.array([[0]]), np.array([0.0])):
+        message = r"unordered_factors: must be a list of positions of factors, 0 to F - 1.* F = 2$"
+        with pytest.raises(ConfigError, match=message):
+            found(GivenArrays(arrays | {"unordered_factors": wrong}))
+    split = {"train": arrays["x"], "test": arrays["x"], "test_factors": Known.factors}
+    assert found(GivenArrays(split | {"unordered_factors": np.array([1])})).unordered_factors == (
+        1,
+    )
+    Known.factors = np.zeros((20, 2))
+    with pytest.raises(ConfigError, match="factors of Known: must be integers of shape"):
+        found(TorchvisionImages(Known, tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -107,13 +107,30 @@ EVALUATION = {
         NATS,
     ),
     "mig": Metric("mutual information gap, for data with known factors", "0 to 1", HIGHER),
-    "modularity": Metric("whether a dimension informs about one factor", "0 to 1", HIGHER),
-    "sap": Metric("separated attribute predictability", "0 to 1", HIGHER),
+    "modularity": Metric(
+        "whether a dimension that informs about factors informs about one; 0 if none does",
+        "0 to 1",
+        HIGHER,
+    ),
+    "sap": Metric(
+        "separated attribute predictability; depends on the numbering of a factor's values, unless"
+        " the data name it in unordered_factors",
+        "0 to 1",
+        HIGHER,
+    ),
     "dci_disentanglement": Metric("whether a dimension predicts one factor", "0 to 1", HIGHER),
     "dci_completeness": Metric("whether one dimension predicts a factor", "0 to 1", HIGHER),
-    "dci_informativeness": Metric("accuracy of predicting the factors", "0 to 1", HIGHER),
+    "dci_informativeness": Metric(
+        "accuracy of predicting the factors; an independent code has about the mean of"
+        " 1 / (number of values)",
+        "0 to 1",
+        HIGHER,
+    ),
     "factor_vae_score": Metric(
-        "accuracy of telling which factor a group of images shares", "0 to 1", HIGHER
+        "accuracy of telling which factor a group of images shares; an independent code has about"
+        " 1 / (number of factors)",
+        "0 to 1",
+        HIGHER,
     ),
     "log_normalizer": Metric("the constant that recon of the likelihood omits", NATS),
     "neg_elbo": Metric("recon + kl, as at the end of training", NATS, LOWER),

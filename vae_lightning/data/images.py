@@ -43,6 +43,7 @@ class ImageData(LightningDataModule):
         in_memory: whether the images lie in memory. Otherwise they are files that are mapped into
             it; they stay on the CPU, and are shuffled in blocks, so that the disk reads in order.
         class_names: what each label means; empty if the data set does not say so.
+        unordered_factors: positions of the factors whose values have no order.
 
     Raises ConfigError if the options do not fit the images or each other.
     """
@@ -67,21 +68,20 @@ class ImageData(LightningDataModule):
         fingerprints: Mapping[str, fingerprint.Part] | None = None,
         in_memory: bool = True,
         class_names: Sequence[str] = (),
+        unordered_factors: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.name, self.batch_size, self.seed = name, batch_size, seed
         self.binarization, self.conditional = binarization, conditional
         self.augment, self.in_memory, self.class_names = augment, in_memory, tuple(class_names)
-        self.group_size, self.limits = 1, Limits()
-        self.parts = fingerprints or {}
+        self.unordered_factors = tuple(unordered_factors)
+        self.group_size, self.limits, self.parts = 1, Limits(), fingerprints or {}
         self.check_binarization()
         self.images = {split: part.images for split, part in parts.items()}
         self.labels = {split: part.labels for split, part in parts.items()}
         self.files = {split: part.files for split, part in parts.items()}
         # (N, F), the values that generated each image; empty if the data set does not know them
-        self.factors = {
-            split: part.factors for split, part in parts.items() if part.factors is not None
-        }
+        self.factors = {s: part.factors for s, part in parts.items() if part.factors is not None}
         for split, images in self.images.items():
             if binarization == "threshold":
                 self.images[split] = (images > 127).to(torch.uint8) * 255

@@ -82,9 +82,11 @@ class Measures:
         return measures + ([Measure(FACTORS, self.factors)] if self.data.factors else [])
 
     def factors(self) -> Values:
-        """The measures of disentanglement."""
+        """The measures of disentanglement; raises LeftOut without factors of the test images."""
+        if "test" not in self.data.factors:
+            raise LeftOut("requires factors of the test images")
         codes = latents.posterior_means(self.module, self.data, "test").cpu()
-        return measure_factors(codes, self.data.factors["test"])
+        return measure_factors(codes, self.data.factors["test"], self.data.unordered_factors)
 
     def of_images(self, with_mixture: bool) -> list[Measure]:
         """The measures of reconstructions and samples, also of those from a fitted mixture."""

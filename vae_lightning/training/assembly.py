@@ -104,6 +104,7 @@ def build_data(cfg: DictConfig, arrays: Arrays | None = None) -> ImageData:
         found.fingerprints,
         found.in_memory,
         found.class_names,
+        found.unordered_factors,
     )
     fingerprint.check_parts(options.name, options.root, data.parts, options.get("sha256"))
     with open_dict(cfg):

@@ -10,13 +10,18 @@ from typing import Annotated
 from zipfile import BadZipFile
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.checks.ranges import AnyOf, Choice, List, Number, Option
 from vae_lightning.data.convert import LAYOUTS, Format, find_format
-from vae_lightning.data.sources.source import Pool, StoredImages
+from vae_lightning.data.sources.source import (
+    UNORDERED,
+    Pool,
+    StoredImages,
+    to_factors,
+    to_positions,
+)
 
 ENDINGS = (".npz", ".npy", ".safetensors")
 SPLITS = ("train", "val", "test")
@@ -30,7 +35,8 @@ class ArrayImages:
 
     Arrays ``train``, ``val`` and ``test`` hold images; ``train_labels`` and ``train_factors``, and
     the same with val and test, belong to them. A single array of images, with any name, and
-    ``labels`` and ``factors``, is divided.
+    ``labels`` and ``factors``, is divided. ``unordered_factors`` holds the positions of the factors
+    whose values have no order.
 
     Args:
         root: the file, or the folder.
@@ -64,10 +70,12 @@ class ArrayImages:
         arrays = self.arrays()
         if "train" in arrays:
             known = {f"{split}{end}" for split in SPLITS for end in ("", "_labels", "_factors")}
+            known.add(UNORDERED)
             owned = {split: (split, f"{split}_") for split in SPLITS if split in arrays}
         else:
-            first = next((name for name in arrays if name not in ("labels", "factors")), None)
-            known = {first, "labels", "factors"}
+            belong = {"labels", "factors", UNORDERED}
+            first = next((name for name in arrays if name not in belong), None)
+            known = {first, *belong}
             owned = {"train": (first, "")} if first else {}
         if not owned or any(name not in known for name in arrays):
             raise ConfigError(
@@ -75,9 +83,16 @@ class ArrayImages:
                 " and so on, or one array of images and possibly labels; it has"
                 f" {', '.join(arrays) or 'none'}"
             )
-        return {
+        pools = {
             split: self.pool(arrays, name, prefix, shape) for split, (name, prefix) in owned.items()
         }
+        if UNORDERED in arrays:
+            factors = next(
+                (each.factors for each in pools.values() if each.factors is not None), None
+            )
+            positions = to_positions(arrays[UNORDERED], self.called(UNORDERED), factors)
+            pools["train"] = pools["train"]._replace(unordered_factors=positions)
+        return pools
 
     @property
     def place(self) -> str:
@@ -112,8 +127,7 @@ class ArrayImages:
             images = kind.images(values)
         factors = arrays.get(f"{prefix}factors")
         if factors is not None:
-            check_factors(factors, self.called(f"{prefix}factors"), len(values))
-            factors = torch.from_numpy(factors.astype(np.int64))
+            factors = to_factors(factors, self.called(f"{prefix}factors"), len(values))
         return Pool(images, arrays.get(f"{prefix}labels"), factors)
 
 
@@ -146,15 +160,6 @@ class GivenArrays(ArrayImages):
     def called(self, name: str) -> str:
         """What an array is called in messages."""
         return name
-
-
-def check_factors(factors: np.ndarray, name: str, count: int) -> None:
-    """Raises ConfigError for factors that are not one row of integers for each image."""
-    if factors.shape[:1] != (count,) or factors.ndim != 2 or factors.dtype.kind not in "iu":
-        raise ConfigError(
-            f"{name}: must be integers of shape ({count}, F), but is {factors.dtype} of shape"
-            f" {list(factors.shape)}"
-        )
 
 
 def read_rows(values: np.ndarray, kind: Format, positions: Sequence[int]) -> list[Tensor | None]:

@@ -46,6 +46,7 @@ class Found(NamedTuple):
     classes: int
     in_memory: bool
     class_names: tuple[str, ...]
+    unordered_factors: tuple[int, ...]
 
 
 def read(source: Source, name: str, shape: Sequence[int] | None, division: Division) -> Found:
@@ -88,6 +89,7 @@ def read(source: Source, name: str, shape: Sequence[int] | None, division: Divis
         division.classes or 1 + max(int(each.max()) for each in labels.values()),
         in_memory,
         class_names,
+        pools["train"].unordered_factors,
     )
 
 

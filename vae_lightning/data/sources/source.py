@@ -10,7 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vae_lightning.checks.errors import ConfigError
 from vae_lightning.data.convert import Shape
+
+UNORDERED = "unordered_factors"  # where a data set keeps the positions of such factors
 
 
 class StoredImages(NamedTuple):
@@ -28,9 +31,10 @@ class Pool(NamedTuple):
 
     images: Tensor | StoredImages  # uint8 (N, C, H, W)
     labels: Sequence[object] | np.ndarray | Tensor | None = None  # (N,), numbers or texts
-    factors: Tensor | None = None  # (N, F), integers from 0 on
+    factors: Tensor | None = None  # (N, F), integers
     files: tuple[str, ...] = ()  # the name of each file
     class_names: tuple[str, ...] = ()  # what labels that are numbers mean
+    unordered_factors: tuple[int, ...] = ()  # positions of factors whose values have no order
 
     @property
     def number(self) -> int:
@@ -82,6 +86,29 @@ class Source(Protocol):
         Raises ConfigError if they are missing, damaged, or not what the options say.
         """
         ...
+
+
+def to_factors(values: object, name: str, count: int) -> Tensor:
+    """Returns factors as a tensor; raises ConfigError unless each image has a row of integers."""
+    factors = np.asarray(values)
+    if factors.shape[:1] != (count,) or factors.ndim != 2 or factors.dtype.kind not in "iu":
+        raise ConfigError(
+            f"{name}: must be integers of shape ({count}, F), but is {factors.dtype} of shape"
+            f" {list(factors.shape)}"
+        )
+    return torch.from_numpy(factors.astype(np.int64))
+
+
+def to_positions(values: object, name: str, factors: Tensor | None) -> tuple[int, ...]:
+    """Returns positions of factors (N, F); raises ConfigError unless they are below F."""
+    positions = np.asarray(values)
+    number = 0 if factors is None else factors.shape[1]
+    is_list = positions.ndim == 1 and (positions.dtype.kind in "iu" or not positions.size)
+    if not is_list or any(not 0 <= position < number for position in positions):
+        raise ConfigError(
+            f"{name}: must be a list of positions of factors, 0 to F - 1, where F = {number}"
+        )
+    return tuple(map(int, positions))
 
 
 def empty(shape: Shape) -> Part:

@@ -28,6 +28,8 @@ class Sprites(Dataset):
     of the value of each factor. ``root`` is not used.
     """
 
+    unordered_factors = (0,)  # the shape
+
     def __init__(
         self,
         root: str | Path,

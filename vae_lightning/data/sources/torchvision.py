@@ -15,7 +15,13 @@ from torch import Tensor
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.data.convert import find_format
 from vae_lightning.data.sources.folder import common_shape, from_files, to_pixels, to_shape
-from vae_lightning.data.sources.source import Pool, StoredImages
+from vae_lightning.data.sources.source import (
+    UNORDERED,
+    Pool,
+    StoredImages,
+    to_factors,
+    to_positions,
+)
 
 # packages whose data sets have test images that are no training images
 CHECKED_PACKAGES = ("torchvision", "vae_lightning")
@@ -36,8 +42,9 @@ class TorchvisionImages:
 
     The class is called with ``root`` and, if it has them, ``train`` or ``split``. What it makes has
     ``data``, an array of images, or gives images of PIL by their index. ``targets`` (N,), numbers
-    or texts, and ``factors`` (N, F) are optional. A class with neither ``train`` nor ``split`` is
-    divided. Its files are downloaded if they are missing and the class can do that.
+    or texts, ``factors`` (N, F), and ``unordered_factors``, the positions of those whose values
+    have no order, are optional. A class with neither ``train`` nor ``split`` is divided. Its files
+    are downloaded if they are missing and the class can do that.
 
     Args:
         dataset: the class; as a partial, with further arguments.
@@ -107,7 +114,19 @@ class TorchvisionImages:
         )
 
     def pool(self, part: Any, shape: Sequence[int] | None) -> Pool:  # noqa: ANN401 - any class is possible
-        """The images of a data set object."""
+        """The images of a data set object, with what is known about them."""
+        pool = self.images(part, shape)
+        factors = getattr(part, "factors", None)
+        if factors is None:
+            return pool
+        name = self.cls.__name__
+        factors = to_factors(factors, f"factors of {name}", pool.number)
+        unordered = getattr(part, UNORDERED, ())
+        positions = to_positions(unordered, f"{UNORDERED} of {name}", factors)
+        return pool._replace(factors=factors, unordered_factors=positions)
+
+    def images(self, part: Any, shape: Sequence[int] | None) -> Pool:  # noqa: ANN401 - any class is possible
+        """The images and labels of a data set object."""
         name = self.cls.__name__
         for argument in ("transform", "target_transform", "transforms"):
             if getattr(part, argument, None) is not None:
@@ -116,19 +135,18 @@ class TorchvisionImages:
                     " used as they are stored; data.image_shape resizes them and data.augment"
                     " changes them in training"
                 )
-        labels, factors = labels_of(part), getattr(part, "factors", None)
-        names = class_names_of(part)
+        labels, names = labels_of(part), class_names_of(part)
         data = getattr(part, "data", None)
         if isinstance(data, list):
             data = np.stack([np.asarray(image) for image in data]) if data else None
         if isinstance(data, Tensor | np.ndarray):
             images = find_format(data, f"data of {name}", shape).images(data)
-            return Pool(images, labels, factors, class_names=names)
+            return Pool(images, labels, class_names=names)
         paths = paths_of(part)
         if paths is not None:
             wanted = to_shape(shape) if shape else common_shape(paths)
-            return Pool(from_files(paths, wanted), labels, factors, tuple(map(str, paths)), names)
-        return Pool(self.from_items(part, shape), labels, factors, class_names=names)
+            return Pool(from_files(paths, wanted), labels, None, tuple(map(str, paths)), names)
+        return Pool(self.from_items(part, shape), labels, class_names=names)
 
     def from_items(self, part: Any, shape: Sequence[int] | None) -> StoredImages:  # noqa: ANN401 - any class is possible
         """The images that a data set object gives by their index."""
