@@ -111,8 +111,9 @@ KINDS = {
 def test_no_best_job_of_likelihoods_that_cannot_be_compared(
     folder: Path, one: str, other: str, comparable: bool
 ) -> None:
+    paths = sorted(folder.glob("*/metrics.json"))
     results.link_best(results.collect([folder]), folder)
-    for number, path in enumerate(sorted(folder.glob("*/metrics.json"))):
+    for number, path in enumerate(paths):
         text = other if number else one
         values = json.loads(path.read_text()) | {"likelihood": text, "log_normalizer": KINDS[text]}
         path.write_text(json.dumps(values))
