@@ -10,7 +10,7 @@ from PIL import Image
 from benchmarks.fork_server import ForkServer
 from helpers import rows
 from vae_lightning.checks.errors import ConfigError
-from vae_lightning.sweeps import importance, page, plots, results, tables
+from vae_lightning.sweeps import defaults, importance, page, plots, results, tables
 from vae_lightning.sweeps.plan import Plan
 from vae_lightning.sweeps.results import Setting
 
@@ -123,6 +123,23 @@ def test_no_best_job_of_likelihoods_that_cannot_be_compared(
     assert ("no best job: the -ELBO of different likelihoods" not in shown) == comparable
     assert ("*" in shown) == comparable
     assert (folder / "best").exists() == comparable
+
+
+def test_what_was_typed_for_one_run_only_has_its_default_for_the_others(folder: Path) -> None:
+    run = folder.parent / "run"
+    write_run(run, "finished", 10.0, 3.0)
+    config = {"data": {"name": "digits"}, "objective": {"beta": 2.0}, "seed": 7, "model": {}}
+    (run / ".hydra" / "config.yaml").write_text(json.dumps(config))
+    (run / ".hydra" / "overrides.yaml").write_text("- model.depth=3\n")
+    (run / ".hydra" / "hydra.yaml").write_text("hydra: {runtime: {choices: {data: digits}}}")
+    everything = defaults.with_defaults(results.collect([folder, run]))
+    (found,) = (each for each in everything if each.folder == run)
+    assert found.options == {
+        "model.depth": "3", "data": "digits", "objective.beta": "2", "seed": "7",
+    }  # fmt: skip
+    assert [defaults.text(value) for value in (None, True, 0.5, [1, 2], "x", {})] == [
+        "null", "true", "0.5", "[1,2]", "x", "",
+    ]  # fmt: skip
 
 
 def test_no_best_run_of_different_data(folder: Path) -> None:
