@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vae_lightning import rng
+from vae_lightning.data.splits import random_part
 from vae_lightning.evaluation.batches import MOST_IMAGES
 from vae_lightning.evaluation.needs import LeftOut, need_images
 
@@ -28,9 +29,8 @@ def measure_factors(codes: Tensor, factors: Tensor) -> dict[str, float]:
     used, always the same one. Raises LeftOut for fewer than LEAST_IMAGES and if no factor varies.
     """
     need_images(len(codes), LEAST_IMAGES, "test")
-    if len(codes) > MOST_IMAGES:
-        order = torch.randperm(len(codes), generator=rng.generator("cpu", 0, "factors"))
-        codes, factors = codes[order[:MOST_IMAGES]], factors[order[:MOST_IMAGES]]
+    index = random_part(len(codes), MOST_IMAGES, "factors")
+    codes, factors = codes[index], factors[index]
     varied = factors[:, [len(column.unique()) > 1 for column in factors.T]]
     if not varied.shape[1]:
         raise LeftOut("requires a factor with different values")

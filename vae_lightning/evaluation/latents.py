@@ -20,13 +20,15 @@ from vae_lightning.distributions import (
     kl_to_standard_normal,
 )
 from vae_lightning.evaluation.batches import TrainingImages, batches, split_images
-from vae_lightning.evaluation.needs import need_images
+from vae_lightning.evaluation.needs import LeftOut, need_images
 from vae_lightning.training.module import EVALUATION_SEED, VAE
 
 # samples per chunk; each is evaluated under all N posteriors, of which there are up to 10,000
 CHUNK, POSTERIORS = 500, 10_000
 NEIGHBORS = 5
 STD_SAMPLES = 256  # draws that estimate the std of a flow posterior, with an error of about 4 %
+# measures of the aggregate posterior, in nats
+AGGREGATE = ("mutual_information", "marginal_kl", "total_correlation", "log_n")
 ACTIVE_VARIANCE = 0.01  # Burda et al. 2016, https://arxiv.org/abs/1509.00519
 
 
@@ -163,26 +165,29 @@ def information_per_dim(posterior: Posterior, prior: Prior) -> Tensor:
 
 
 @torch.no_grad()
-def measure_latents(module: VAE, data: ImageData) -> dict[str, float | int]:
+def measure_latents(module: VAE, data: ImageData) -> dict[str, float | int | LeftOut]:
     """Returns the measures of the latents on the test images.
 
-    They are the number of active units, and the mutual information, the marginal KL and the total
-    correlation in nats. Those in nats are left out for a flow posterior, because they would require
-    latent_dim passes for each pair of images. Raises LeftOut for a single image.
+    They are the number of active units, and the mutual information, the marginal KL, the total
+    correlation and log N in nats. Those in nats are left out for a flow and for a hierarchical
+    posterior, because each pair of images would require passes through networks. Raises LeftOut for
+    a single image.
     """
     need_images(data.images_in("test"), 2, "test")
     posteriors = [module.encoder(x, condition) for _, x, condition in batches(data, "test", 1000)]
     means = torch.cat([posterior.mean for posterior in posteriors])
-    found: dict[str, float | int] = {"active_units": active_units(means)}
-    if posteriors[0].marginals() is not None:
-        posterior = concatenate(posteriors)
-        noise = rng.normal((1, *means.shape), "cpu", EVALUATION_SEED, "surgery").to(means)
-        z = posterior.transform(noise)[0]
-        parts = surgery(posterior, module.prior(module.encoder), z)
-        found |= {"mutual_information": parts.information, "marginal_kl": parts.marginal_kl}
-        found["total_correlation"] = total_correlation(posterior, z)
-        found["log_n"] = math.log(len(means))  # upper bound of the mutual information
-    return found
+    found: dict[str, float | int | LeftOut] = {"active_units": active_units(means)}
+    if not module.encoder.has_marginals:
+        reason = LeftOut("requires posterior=diagonal_normal or full_normal")
+        return found | dict.fromkeys(AGGREGATE, reason)
+    posterior = concatenate(posteriors)
+    noise = rng.normal((1, *means.shape), "cpu", EVALUATION_SEED, "surgery").to(means)
+    z = posterior.transform(noise)[0]
+    parts = surgery(posterior, module.prior(module.encoder), z)
+    log_n = math.log(len(means))  # upper bound of the mutual information
+    correlation = total_correlation(posterior, z)
+    values = (parts.information, parts.marginal_kl, correlation, log_n)
+    return found | dict(zip(AGGREGATE, values, strict=True))
 
 
 def concatenate(posteriors: list[DiagonalNormal] | list[FullNormal]) -> DiagonalNormal | FullNormal:

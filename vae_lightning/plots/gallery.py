@@ -14,7 +14,7 @@ from torch import Tensor
 from vae_lightning.checks.errors import NotFinite
 from vae_lightning.checks.ranges import Integer, Number, Option
 from vae_lightning.data.images import image_data
-from vae_lightning.data.shown import shown_count
+from vae_lightning.data.shown import shown_count, shown_images
 from vae_lightning.evaluation.latents import active_units, posterior_means
 from vae_lightning.plots import canvas
 from vae_lightning.plots.views import Viewer
@@ -97,12 +97,11 @@ class Gallery(Callback):
         data = image_data(trainer)
         assert isinstance(pl_module, VAE)
         count = shown_count(self.images, data.pixels)
-        images, _ = data.inputs("test", slice(count))
+        images, _, labels = shown_images(data, count)
         epoch = trainer.current_epoch + 1
         reached = progress(trainer.callback_metrics, epoch)
         subtitle = f"{describe(str(data.name), pl_module)}, {reached}"
-        labels, names = data.labels["test"][: len(images)], data.class_names
-        viewer = Viewer(pl_module, images, labels, subtitle, class_names=names)
+        viewer = Viewer(pl_module, images, labels, subtitle, class_names=data.class_names)
         pl_module.eval()
         with torch.no_grad():
             active = active_units(viewer.posterior.mean)
