@@ -284,7 +284,7 @@ def data_with_shape() -> list[str]:
 
 def has_shape(name: str) -> bool:
     """Whether the file of a data set, or one that it builds on, states the shape of the images."""
-    node = OmegaConf.load(CONF / "data" / f"{name}.yaml")
+    node = yaml.safe_load((CONF / "data" / f"{name}.yaml").read_text())
     return node.get("image_shape") is not None or any(map(has_shape, node.get("defaults", [])))
 
 
