@@ -5,7 +5,7 @@ import torch
 from torch import distributions
 
 from helpers import tiny, tiny_model
-from vae_lightning.evaluation import ais
+from vae_lightning.evaluation import ais, batches
 from vae_lightning.training.module import VAE
 
 
@@ -69,3 +69,54 @@ def test_a_flow_posterior_is_refused() -> None:
     module, x, _ = tiny_model(tiny("posterior=flow"))
     with pytest.raises(ValueError, match=r"^method=ais: requires posterior=diagonal_normal or"):
         ais.log_p(module, x, 10, 2)
+
+
+def test_the_bounds_do_not_depend_on_how_many_images_are_decoded_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = linear().double()
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(7, 1, 4, 4, generator=generator, dtype=torch.float64)
+    decoded: list[int] = []
+    module.decoder.register_forward_pre_hook(
+        lambda _, args: decoded.append(args[0].shape[0] * args[0].shape[1])
+    )
+
+    def found() -> list[torch.Tensor]:
+        decoded.clear()
+        return [ais.log_p(module, x, 3, 3), *ais.simulated_bounds(module, 7, 3, 3)]
+
+    torch.set_default_dtype(torch.float64)  # that of the noise
+    try:
+        whole = found()
+        assert max(decoded) == 21
+        monkeypatch.setattr(ais, "decoded_at_once", lambda _: 6)
+        monkeypatch.setattr(batches, "BATCH", 2)
+        parts = found()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert max(decoded) == 6
+    torch.testing.assert_close(parts, whole, rtol=1e-10, atol=1e-10)
+
+
+def test_the_chains_of_a_forward_run_do_not_move_after_the_last_weight(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = linear()
+    path, times = ais.Path(module, torch.rand(3, 1, 4, 4)), ais.temperatures(6)
+    moved: list[float] = []
+    move = ais.Path.move
+
+    def counted(
+        self: ais.Path, z: torch.Tensor, t: float, step: torch.Tensor, generator: torch.Generator
+    ) -> ais.Transition:
+        moved.append(t)
+        return move(self, z, t, step, generator)
+
+    monkeypatch.setattr(ais.Path, "move", counted)
+    ais.forward_run(path, 2, times, "pilot", adapt=True)
+    assert moved == times[1:-1]
+    assert list(path.step_sizes) == [1, 2, 3, 4, 5, 6]  # the last is that of the way back
+    moved.clear()
+    ais.forward_run(path, 2, times, "run")
+    assert moved == times[1:-1]

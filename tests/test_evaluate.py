@@ -192,6 +192,43 @@ def test_evaluate_writes_what_it_found(finished: Path, evaluate: Command) -> Non
     assert set(found) <= names_of([metric_table.EVALUATION]) | {"samples"} | final
 
 
+def write_bars(folder: Path, noise: float, is_inverted: bool) -> None:
+    """Writes pale bars on dark gray with uniform noise, in the files of MNIST, or inverted ones."""
+    (folder / "raw").mkdir(parents=True)
+    generator = torch.Generator().manual_seed(0)
+    for prefix, count in (("train", 600), ("t10k", 130)):
+        labels, height = torch.arange(count) % 10, torch.arange(28)[None, :, None]
+        bars = torch.exp(-0.1 * (height - 3 - 2.4 * labels[:, None, None]) ** 2).expand(-1, -1, 28)
+        gray = 90 + 40 * bars + noise * (torch.rand(count, 28, 28, generator=generator) - 0.5)
+        gray = 255 - gray if is_inverted else gray
+        helpers.write_idx(folder / "raw" / f"{prefix}-images-idx3-ubyte", gray.round())
+        helpers.write_idx(folder / "raw" / f"{prefix}-labels-idx1-ubyte", labels)
+
+
+@pytest.mark.slow
+def test_evaluate_tells_other_images_apart_and_corrects_for_simple_ones(
+    tmp_path: Path, train: Command, evaluate: Command
+) -> None:
+    """Inverted images are improbable; images without noise are probable because they are simple."""
+    write_bars(tmp_path / "data" / "MNIST", noise=120, is_inverted=False)
+    write_bars(tmp_path / "data" / "FashionMNIST", noise=120, is_inverted=True)
+    write_bars(tmp_path / "data" / "KMNIST", noise=0, is_inverted=False)
+    run = helpers.train_run(
+        *(train, tmp_path, tmp_path / "data", "data=mnist", "data.val_size=100"),
+        *("data.batch_size=20", "trainer.max_epochs=4"),
+        *("model.latent_dim=3", "model.hidden_dims=[16]"),
+    )
+    found = {}
+    for other in ("fashion_mnist", "kmnist"):
+        done = evaluate(f"run={run}", f"against={other}", "samples=20", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        found[other] = json.loads((run / "evaluation.json").read_text())
+        assert f"{found[other]['auroc_nll']:.4f}" in done.stdout
+    assert found["fashion_mnist"]["auroc_nll"] > 0.99
+    assert found["kmnist"]["auroc_nll"] < 0.01
+    assert found["kmnist"]["auroc_complexity"] > 0.99
+
+
 @pytest.mark.slow
 def test_a_run_that_cannot_be_read_is_one_line_and_exit_2(
     finished: Path, tmp_path: Path, evaluate: Command

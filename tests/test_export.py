@@ -16,6 +16,7 @@ from vae_lightning import export, load_run
 from vae_lightning.config import optional
 from vae_lightning.config.compose import choices, compose
 from vae_lightning.exporting import graphs
+from vae_lightning.exporting.model_card import describe_tensors
 from vae_lightning.networks import UNCONDITIONAL, Condition
 from vae_lightning.runs.run import Run
 from vae_lightning.storage import run_folder as runs
@@ -360,3 +361,13 @@ def test_the_command_and_the_package_import_no_heavy_packages() -> None:
     code = f"import sys, vae_lightning.export, vae_lightning; print(*{heavy} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (result.returncode, result.stdout.strip()) == (0, ""), result.stderr
+
+
+@pytest.mark.parametrize("posterior", ["flow", "hierarchical"])
+def test_the_card_says_of_which_distribution_the_moments_have_no_closed_form(
+    posterior: str,
+) -> None:
+    module, _, _ = tiny_model(tiny(f"posterior={posterior}"))
+    lines = describe_tensors(module, [1, 4, 4], {"sampler", "decoder"})
+    (line,) = (line for line in lines if "no encoder" in line)
+    assert line.startswith("- There is no encoder: mean and std of q(z|x) have no closed form;")

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +17,11 @@ from vae_lightning.distributions import (
     kl_diagonal_normals,
     layer_kl_divergences,
 )
+from vae_lightning.networks import UNCONDITIONAL
 from vae_lightning.objectives import Terms
+from vae_lightning.training.summary import describe_kl
+
+OF_LAYERS = "closed form of each layer given those above, samples of an image: "
 
 
 def draws(*shape: int, seed: int = 0) -> Tensor:
@@ -96,6 +101,28 @@ def test_the_sampled_kl_has_the_mean_of_the_layers(prior: str) -> None:
         assert ((terms.kl - sampled.mean(0)).abs() < error + 1e-5).all()
     assert len(terms.layer_kl) == 2
     torch.testing.assert_close(terms.kl, sum(terms.layer_kl))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["model=mlp"], "closed form"),
+        (["posterior=hierarchical"], f"{OF_LAYERS}1"),
+        (["posterior=hierarchical", "prior=hierarchical", "objective=iwae"], f"{OF_LAYERS}5"),
+        (
+            [
+                *("posterior=hierarchical", "prior=hierarchical"),
+                *("model.latent_dim=3", "prior.upper_dims=[2]"),
+            ],
+            "Monte Carlo, samples of an image: 1",
+        ),
+        (["posterior=flow"], "Monte Carlo, samples of an image: 1"),
+    ],
+)
+def test_the_kl_is_described_as_it_is_computed(overrides: list[str], expected: str) -> None:
+    module, x, _ = tiny_model(tiny(*overrides))
+    data = SimpleNamespace(inputs=lambda _split, index: (x[index], UNCONDITIONAL))
+    assert describe_kl(module, data) == expected
 
 
 def test_other_layers_have_a_sampled_kl() -> None:

@@ -255,3 +255,29 @@ def test_a_bounded_log_variance_is_exp_within_its_bounds() -> None:
     torch.testing.assert_close(q.std.square().log(), torch.tensor([[-6.0, 1.0, 2.0]]))
     with pytest.raises(ValueError, match=r"^posterior.log_variance=\[2, -6\]: the first bound"):
         DiagonalNormalPosterior(lambda _: lambda _: outputs, 3, log_variance=[2, -6])
+
+
+@pytest.mark.parametrize("bounds", [[-6, -2], [1, 3], [-6, 0], [0, 2]])
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_bounded_log_variance_learns_also_if_its_bounds_exclude_0(
+    bounds: list[float], shared: bool
+) -> None:
+    """Some steps bring std toward a target within the bounds, near the lower and the upper one."""
+    low, high = bounds
+    for share in (0.2, 0.8):
+        torch.manual_seed(0)
+        posterior = DiagonalNormalPosterior(
+            lambda outputs: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, outputs)),
+            *(2, shared, bounds),
+        )
+        target = low + share * (high - low)
+        x = torch.rand(8, 1, 2, 2)
+        start = posterior(x).std.square().log()
+        assert ((low < start) & (start < high)).all()
+        optimizer = torch.optim.Adam(posterior.parameters(), 0.02)
+        for _ in range(100):
+            optimizer.zero_grad()
+            (posterior(x).std.square().log() - target).square().sum().backward()
+            optimizer.step()
+        found, start = posterior(x).std.square().log().detach(), start.detach()
+        assert float((found - target).abs().mean()) < 0.3 * float((start - target).abs().mean())

@@ -3,6 +3,7 @@
 import inspect
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,13 +11,17 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from helpers import Command, configured
+from helpers import IMAGE_SHAPE, Command, configured, tiny, tiny_model
 from vae_lightning.config.compose import compose
+from vae_lightning.data.images import ImageData
+from vae_lightning.data.shown import shown_images
+from vae_lightning.data.sources.source import Part
 from vae_lightning.evaluate import evaluate, list_measures
-from vae_lightning.evaluation import batches, classifier, latents
-from vae_lightning.evaluation.measures import Measure
+from vae_lightning.evaluation import ais, batches, classifier, latents
+from vae_lightning.evaluation.measures import Measure, Measures
 from vae_lightning.evaluation.needs import LeftOut, with_classes
-from vae_lightning.networks import UNCONDITIONAL
+from vae_lightning.networks import UNCONDITIONAL, Condition
+from vae_lightning.plots import gallery
 from vae_lightning.runs.run import Run
 from vae_lightning.training.assembly import build_data, build_module
 
@@ -28,6 +33,7 @@ OVERLAP = {f"{prefix}{name}" for prefix in ("", "gmm_") for name in ("precision"
 DISTANCE = {"frechet_distance", "gmm_frechet_distance"}
 NEIGHBORS = "nearest_neighbors_accuracy"
 NEEDS_CLASSES = OVERLAP | DISTANCE | {NEIGHBORS, "linear_probe_accuracy", "classifier_accuracy"}
+LAYERS = {"model=hierarchical": ["posterior.upper_dims=[1]", "prior.upper_dims=[1]"]}
 EVERYTHING = ALWAYS | PAIRS | NEEDS_CLASSES
 
 
@@ -66,10 +72,10 @@ def noise(train: int, test: int, labels: str = "classes", *overrides: str) -> Di
     return cfg
 
 
-def measured(cfg: DictConfig, folder: Path) -> dict[str, float]:
+def measured(cfg: DictConfig, folder: Path, method: str = "method=ais") -> dict[str, float]:
     """What ``evaluate`` writes about a model that is not trained."""
     run = Run(folder, cfg, build_module(cfg).eval(), "best", 0)
-    options = compose("evaluate", ["run=x", "samples=2", "prior=gmm", "method=ais"])
+    options = compose("evaluate", ["run=x", "samples=2", "prior=gmm", method])
     options.ais.update(images=3, steps=3, chains=2)
     evaluate(list_measures(options, run), {}, folder, 0)
     return json.loads((folder / "evaluation.json").read_text())
@@ -111,6 +117,20 @@ def test_what_has_no_meaning_for_the_data_is_left_out_with_the_reason(
     assert said == missing
 
 
+@pytest.mark.parametrize("model", ["posterior=flow", "model=hierarchical"])
+def test_measures_of_densities_without_a_closed_form_are_left_out_with_the_reason(
+    model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cfg = noise(90, 70, "classes", model, *LAYERS.get(model, ()))
+    found = measured(cfg, tmp_path, "method=importance")
+    missing = {"mutual_information", "marginal_kl", "total_correlation", "log_n"}
+    assert EVERYTHING - found.keys() == missing | {"ais_nll_se"}
+    assert (
+        "left out: mutual_information, marginal_kl, total_correlation, log_n (requires"
+        " posterior=diagonal_normal or full_normal)" in caplog.messages
+    )
+
+
 def test_a_measure_that_fails_loses_nothing_that_was_computed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -148,8 +168,7 @@ def test_of_many_training_images_a_fixed_part_is_used(
     data = build_data(noise(50, 4, "names", f"data.binarization={binarization}"))
     everything = batches.training_images(data)
     assert torch.equal(everything.images, data.evaluation_images("train"))
-    monkeypatch.setattr(batches, "MOST_IMAGES", 20)
-    part, again = batches.training_images(data), batches.training_images(data)
+    part, again = batches.training_images(data, 20), batches.training_images(data, 20)
     assert len(part.images) == len(part.labels.unique()) == 20
     assert torch.equal(part.images, again.images)
     assert part.labels.tolist() != sorted(part.labels.tolist())  # sorted images are mixed
@@ -206,3 +225,55 @@ def test_a_run_on_few_images_is_trained_and_tested(
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "metrics.json").is_file()
     assert (tmp_path / "run" / "pictures" / "latents.png").is_file() == (test > 1)
+
+
+def test_annealed_importance_sampling_takes_a_random_part_of_sorted_images(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The labels of the test images are their positions."""
+    cfg = noise(20, 300, "names", "data.classes=300", "model.conditional=true")
+    data, seen = build_data(cfg), []
+
+    def log_p(_module: object, x: Tensor, _steps: int, _chains: int, part: Condition) -> Tensor:
+        assert part.label is not None
+        torch.testing.assert_close(x, data.images["test"][part.label] / 255)
+        seen.append(part.label)
+        return torch.zeros(len(x))
+
+    def simulated_bounds(*_: object) -> ais.Bounds:
+        return ais.Bounds(torch.zeros(1), torch.zeros(1))
+
+    monkeypatch.setattr(ais, "log_p", log_p)
+    monkeypatch.setattr(ais, "simulated_bounds", simulated_bounds)
+    measures = Measures(build_module(cfg), data)
+    assert measures.annealed(100, 3, 2)["ais_images"] == 100
+    assert measures.annealed(100, 3, 2)["ais_images"] == 100
+    assert torch.equal(seen[0], seen[1])
+    assert len(seen[0].unique()) == 100
+    assert 25 < int((seen[0] < 150).sum()) < 75
+    assert measures.annealed(1000, 3, 2)["ais_images"] == 300
+    assert seen[2].tolist() == list(range(300))
+
+
+def test_active_units_in_training_are_those_of_a_random_part_of_sorted_images(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of the test images, the first half is black and the second half white."""
+    pixels = torch.zeros(3000, *IMAGE_SHAPE, dtype=torch.uint8)
+    pixels[1500:] = 255
+    part = Part(pixels, torch.arange(3000) // 1500)
+    data = ImageData("halves", {"train": part, "val": part, "test": part}, 100, "none", 0)
+    module, _, _ = tiny_model(tiny())
+    with torch.no_grad():
+        for parameter in module.encoder.parameters():
+            parameter.mul_(5)
+    found: list[float] = []
+    monkeypatch.setattr(gallery, "image_data", lambda _: data)
+    monkeypatch.setattr(module, "log", lambda _name, value, **_: found.append(value))
+    trainer = SimpleNamespace(current_epoch=0, callback_metrics={}, is_global_zero=False)
+    callback = gallery.Gallery(every_n_epochs=1, images=1000, collapse_below=0.1)
+    callback.on_train_epoch_end(trainer, module)
+    assert found == [2]  # the images differ
+    x, _, labels = shown_images(data, 100)
+    assert torch.equal(x.mean((1, 2, 3)), labels.float())
+    assert 25 < int(labels.sum()) < 75

@@ -13,10 +13,10 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from vae_lightning.checks.errors import ConfigError
-from vae_lightning.checks.ranges import AnyOf, AutoOrBoolean, Choice, Integer, Option
+from vae_lightning.checks.ranges import AutoOrBoolean, Choice, Integer, Option
 from vae_lightning.cli import tables
 from vae_lightning.cli.command import RUN_OPTIONS, command
-from vae_lightning.config.compose import choices
+from vae_lightning.config.compose import data_with_shape
 from vae_lightning.runs.stored import require_run
 from vae_lightning.storage.files import write_json
 
@@ -47,7 +47,7 @@ OPTIONS = RUN_OPTIONS | {
     ),
     "against": Option(
         "another data set; reports how well log p(x) tells its images from those of the run",
-        AnyOf((Choice(tuple(choices("data"))), Choice((None,)))),
+        Choice((*data_with_shape(), None)),
     ),
     "pixels": Option(
         "what a sample is that is compared with the test images: the mean of p(x|z), or a draw from"

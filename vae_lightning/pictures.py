@@ -68,7 +68,7 @@ def draw(cfg: DictConfig, run: "Run") -> list[Path]:
     """Draws and saves the pictures; returns their paths."""
     import torch
 
-    from vae_lightning.data.shown import shown_count
+    from vae_lightning.data.shown import shown_count, shown_images
     from vae_lightning.plots import canvas
     from vae_lightning.plots.gallery import progress
     from vae_lightning.plots.views import Viewer
@@ -79,9 +79,8 @@ def draw(cfg: DictConfig, run: "Run") -> list[Path]:
     numbers = {name: value for name, value in metrics.items() if isinstance(value, float)}
     title = f"{run.description}, {progress(numbers, metrics.get('epoch', 'unfinished'))}"
     encoded = max(cfg.count or 0, shown_count(ENCODED_IMAGES, data.pixels))
-    images, _ = data.inputs("test", slice(encoded))
-    labels, names = data.labels["test"][: len(images)], data.class_names
-    viewer = Viewer(module, images, labels, title, cfg.seed, cfg.label, names)
+    images, _, labels = shown_images(data, encoded)
+    viewer = Viewer(module, images, labels, title, cfg.seed, cfg.label, data.class_names)
     paths = []
     with torch.no_grad():
         for kind in kinds(cfg, module.latent_dim, len(images)):

@@ -54,7 +54,10 @@ FINAL = {
     "data": Metric("name of the data set"),
     "likelihood": Metric("the likelihood in words"),
     "log_normalizer": Metric("the constant that recon omits", NATS),
-    "kl_estimate": Metric("closed form, or Monte Carlo with the number of samples"),
+    "kl_estimate": Metric(
+        "how kl is computed: in closed form, or from samples, and then from how many; of several"
+        " stochastic layers, each has a closed form given samples of the layers above"
+    ),
     "checkpoint": Metric("the weights: best or last"),
     "selected_by": Metric("the value whose minimum chose best.ckpt"),
     "epoch": Metric("epoch of these weights"),
@@ -91,8 +94,8 @@ EVALUATION = {
     ),
     "gray_cross_entropy_se": Metric("its standard error over the test images", NATS),
     "ais_nll": Metric(
-        "with method=ais: -log p(x) of the first ais.images test images by annealed importance"
-        " sampling; in expectation an upper bound, like nll",
+        "with method=ais: -log p(x) of ais.images test images, chosen at random but always the same"
+        " ones, by annealed importance sampling; in expectation an upper bound, like nll",
         NATS,
         LOWER,
     ),
@@ -182,11 +185,13 @@ EVALUATION = {
     ),
     "auroc_nll": Metric(
         "with against=DATA: how well test images of DATA are told apart by -log p(x)",
-        "0.5 to 1",
+        "0 to 1; 0.5 is chance",
         HIGHER,
     ),
     "auroc_complexity": Metric(
-        "the same by -log p(x) minus the length of the image as PNG", "0.5 to 1", HIGHER
+        "the same by -log p(x) minus the length of the image as PNG",
+        "0 to 1; 0.5 is chance",
+        HIGHER,
     ),
     "classifier_accuracy": Metric("test accuracy of the classifier of samples", "0 to 1", HIGHER),
 }

@@ -1,9 +1,13 @@
-"""What pictures show of a data set: colors, names, and how many images."""
+"""What pictures show of a data set: colors, names, and which images."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from vae_lightning import rng
+from vae_lightning.data.images import ImageData
+from vae_lightning.networks import Condition
 
 MOST_PIXELS = 50_000_000  # of all images that a picture is made from; 200 MB in float32
 
@@ -11,6 +15,16 @@ MOST_PIXELS = 50_000_000  # of all images that a picture is made from; 200 MB in
 def shown_count(count: int, pixels: int) -> int:
     """At most ``count`` images; fewer if they have so many pixels that memory would not suffice."""
     return max(1, min(count, MOST_PIXELS // pixels))
+
+
+def shown_images(data: ImageData, count: int) -> tuple[Tensor, Condition, Tensor]:
+    """At most ``count`` test images x (B, C, H, W) in [0, 1], their condition and labels (B,).
+
+    They are in a random order, always the same one, because images may be sorted by class.
+    """
+    generator = rng.generator("cpu", 0, "shown")
+    index = torch.randperm(data.images_in("test"), generator=generator)[:count]
+    return (*data.inputs("test", index), data.labels["test"][index])
 
 
 def label_names(class_names: Sequence[str], count: int) -> list[str]:

@@ -53,3 +53,13 @@ def block_order(count: int, image_bytes: int, generator: torch.Generator) -> Ten
         for window in order.split(size * WINDOW)
     ]
     return torch.cat(windows)
+
+
+def random_part(count: int, most: int, stream: str) -> Tensor:
+    """Returns the positions of ``most`` of ``count`` images, at random but always the same ones.
+
+    They are all positions, in order, if there are no more.
+    """
+    if count <= most:
+        return torch.arange(count)
+    return torch.randperm(count, generator=rng.generator("cpu", 0, stream))[:most]

@@ -93,7 +93,7 @@ class DiagonalNormal:
         """Returns the marginals of the L dimensions, which are the distribution itself."""
         return self
 
-    def take(self, index: Int[Tensor, " n"]) -> "DiagonalNormal":
+    def take(self, index: Int[Tensor, " n"] | slice) -> "DiagonalNormal":
         """Returns the distributions at these positions of the batch."""
         return DiagonalNormal(self.mean[index], self.std[index])
 
@@ -147,7 +147,7 @@ class FullNormal:
         """Returns the marginals N(mean_i, S_ii) of the L dimensions."""
         return DiagonalNormal(self.mean, self.scale_tril.square().sum(-1).sqrt())
 
-    def take(self, index: Int[Tensor, " n"]) -> "FullNormal":
+    def take(self, index: Int[Tensor, " n"] | slice) -> "FullNormal":
         """Returns the distributions at these positions of the batch."""
         return FullNormal(self.mean[index], self.scale_tril[index])
 

@@ -78,7 +78,8 @@ class DiagonalNormalPosterior(PosteriorModule):
 
     Kingma & Welling 2014, https://arxiv.org/abs/1312.6114. With ``log_variance=[low, high]``, std
     is exp(raw / 2), where raw is clipped to [low, high]; Tomczak & Welling 2018,
-    https://arxiv.org/abs/1705.07120, use [-6, 2].
+    https://arxiv.org/abs/1705.07120, use [-6, 2]. If 0 is not between the bounds, their middle is
+    added to raw before: raw starts near 0, and has no gradient where it is clipped.
 
     Args:
         network: called with the number of outputs; returns the encoder network.
@@ -98,12 +99,15 @@ class DiagonalNormalPosterior(PosteriorModule):
         log_variance: LogVariance = None,
     ) -> None:
         super().__init__()
-        if log_variance is not None and not log_variance[0] < log_variance[1]:
-            raise ConfigError(
-                f"posterior.log_variance={list(log_variance)}: the first bound must be below the"
-                " second"
-            )
-        self.log_variance = None if log_variance is None else tuple(log_variance)
+        self.log_variance, self.raw_offset = None, 0.0
+        if log_variance is not None:
+            low, high = self.log_variance = tuple(log_variance)
+            if not low < high:
+                raise ConfigError(
+                    f"posterior.log_variance={list(log_variance)}: the first bound must be below"
+                    " the second"
+                )
+            self.raw_offset = 0.0 if low < 0 < high else (low + high) / 2
         self.latent_dim = latent_dim
         self.network = network(latent_dim if shared_std else 2 * latent_dim)
         self.raw_std = nn.Parameter(torch.zeros(latent_dim)) if shared_std else None
@@ -120,7 +124,7 @@ class DiagonalNormalPosterior(PosteriorModule):
         if self.log_variance is None:
             return DiagonalNormal(mean, positive(raw_std))
         low, high = self.log_variance
-        return DiagonalNormal(mean, (0.5 * raw_std.clamp(low, high)).exp())
+        return DiagonalNormal(mean, (0.5 * (raw_std + self.raw_offset).clamp(low, high)).exp())
 
 
 class FullNormalPosterior(PosteriorModule):

@@ -16,6 +16,9 @@ from torch import Tensor
 
 from vae_lightning import rng
 from vae_lightning.checks.errors import ConfigError
+from vae_lightning.evaluation.batches import batch_slices
+from vae_lightning.evaluation.latents import concatenate
+from vae_lightning.evaluation.likelihood import decoded_at_once
 from vae_lightning.networks import UNCONDITIONAL, Condition
 from vae_lightning.training.module import EVALUATION_SEED, VAE
 from vae_lightning.training.summary import log_normalizer
@@ -43,7 +46,8 @@ class Transition(NamedTuple):
 class Path:
     """The densities f_t(z) = q(z|x)^(1 - t) [p(z) p(x|z)]^t of some images, for 0 <= t <= 1.
 
-    Raises ConfigError for a flow posterior, whose density takes latent_dim passes at each step.
+    The images go through the networks in batches, so that the memory is bounded. Raises ConfigError
+    for a flow or a hierarchical posterior, whose density takes several passes at each step.
     """
 
     module: VAE
@@ -55,28 +59,46 @@ class Path:
         if not self.module.encoder.has_marginals:
             raise ConfigError("method=ais: requires posterior=diagonal_normal or full_normal")
         with torch.no_grad():
-            self.posterior = self.module.encoder(self.x, self.condition)
+            parts = batch_slices(len(self.x))
+            self.posterior = concatenate(
+                [self.module.encoder(self.x[part], self.condition.take(part)) for part in parts]
+            )
             self.prior = self.module.prior(self.module.encoder)
 
-    def log_densities(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns log q(z|x) and log p(x, z) without the likelihood's constant: (K, B) each."""
-        recon = self.module.decoder(z, self.condition).recon(self.x)
-        return self.posterior.log_prob(z), self.prior.log_prob(z) - recon
+    def parts(self, chains: int) -> list[slice]:
+        """Returns the batches of images of which so many chains are decoded at once."""
+        count, size = len(self.x), max(1, decoded_at_once(self.x) // chains)
+        return [slice(start, start + size) for start in range(0, count, size)]
+
+    def log_densities(self, z: Tensor, part: slice) -> tuple[Tensor, Tensor]:
+        """Returns log q(z|x) and log p(x, z), without the likelihood's constant, of some images.
+
+        z is (K, b, L) for the b images of a part; the result is (K, b) each.
+        """
+        recon = self.module.decoder(z, self.condition.take(part)).recon(self.x[part])
+        return self.posterior.take(part).log_prob(z), self.prior.log_prob(z) - recon
 
     def log_ratio(self, z: Tensor) -> Tensor:
         """Returns log p(x, z) - log q(z|x), the derivative of log f_t with respect to t: (K, B)."""
+        ratios = []
         with torch.no_grad():
-            log_q, log_joint = self.log_densities(z)
-        return (log_joint - log_q).double()
+            for part in self.parts(len(z)):
+                log_q, log_joint = self.log_densities(z[:, part], part)
+                ratios.append((log_joint - log_q).double())
+        return torch.cat(ratios, dim=1)
 
     def slope(self, z: Tensor, t: float) -> tuple[Tensor, Tensor]:
         """Returns log f_t(z), (K, B), and its gradient, (K, B, L)."""
-        with torch.enable_grad():
-            z = z.detach().requires_grad_()
-            log_q, log_joint = self.log_densities(z)
-            value = (1 - t) * log_q + t * log_joint
-            (gradient,) = torch.autograd.grad(value.sum(), z)
-        return value.detach(), gradient
+        values, gradients = [], []
+        for part in self.parts(len(z)):
+            with torch.enable_grad():
+                place = z[:, part].detach().requires_grad_()
+                log_q, log_joint = self.log_densities(place, part)
+                value = (1 - t) * log_q + t * log_joint
+                (gradient,) = torch.autograd.grad(value.sum(), place)
+            values.append(value.detach())
+            gradients.append(gradient)
+        return torch.cat(values, dim=1), torch.cat(gradients, dim=1)
 
     def move(self, z: Tensor, t: float, step: Tensor, generator: torch.Generator) -> Transition:
         """Takes one Hamiltonian Monte Carlo step, which leaves f_t invariant.
@@ -121,10 +143,12 @@ def forward_run(
     for number in range(1, len(times)):
         before, t = times[number - 1], times[number]
         log_weight += (t - before) * path.log_ratio(z)
-        step = size if adapt else path.step_sizes[number]
-        z, accepted = path.move(z, t, step, generator)
         if adapt:
             path.step_sizes[number] = size
+        if number == len(times) - 1:
+            break  # the weight does not depend on where the chains end
+        z, accepted = path.move(z, t, path.step_sizes[number], generator)
+        if adapt:
             rate = accepted.float().mean(0)
             size = size * torch.where(rate > ACCEPTANCE, ADAPTATION, 1 / ADAPTATION)
     return log_weight.logsumexp(0) - math.log(chains)
@@ -168,7 +192,12 @@ def simulated_bounds(
     generator = rng.generator(module.device, EVALUATION_SEED, "ais simulation")
     with torch.no_grad():
         z = module.prior(module.encoder).sample(images, generator)
-        x = module.decoder(z[None], condition).sample(generator)[0]
+        x = torch.cat(
+            [
+                module.decoder(z[None, part], condition.take(part)).sample(generator)[0]
+                for part in batch_slices(images)
+            ]
+        )
     path, times = Path(module, x, condition), temperatures(steps)
     forward_run(path, chains, times, "simulated pilot", adapt=True)
     lower = forward_run(path, chains, times, "simulated")

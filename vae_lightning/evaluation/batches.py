@@ -11,13 +11,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vae_lightning import rng
 from vae_lightning.data.images import ImageData
+from vae_lightning.data.splits import random_part
 from vae_lightning.networks import Condition
 
 BATCH = 100  # images per batch
 PIXELS_AT_ONCE = 12_000_000  # of a larger batch: 48 MB as float32
-# training images that classifiers and mixtures learn from
+# training images that classifiers learn from
 MOST_IMAGES, MOST_BYTES = 60_000, 250_000_000
 
 
@@ -34,18 +34,17 @@ def batch_slices(count: int) -> Iterator[slice]:
     return (slice(start, start + BATCH) for start in range(0, count, BATCH))
 
 
-def training_images(data: ImageData) -> TrainingImages:
-    """Returns all training images if there are at most 60,000 and they take at most 250 MB.
+def training_images(data: ImageData, most: int = MOST_IMAGES) -> TrainingImages:
+    """Returns all training images if there are at most ``most`` and they take at most 250 MB.
 
     Of a larger data set, it returns as many as these limits allow, chosen at random and always the
     same ones.
     """
     images, condition = data.images["train"], data.condition("train")
-    count = min(MOST_IMAGES, max(1, MOST_BYTES // images[0].numel()))
+    count = min(most, max(1, MOST_BYTES // images[0].numel()))
     if len(images) <= count:
         return TrainingImages(data.evaluation_images("train"), data.labels["train"], condition)
-    order = torch.randperm(len(images), generator=rng.generator("cpu", 0, "training_images"))
-    index = order[:count].to(images.device)
+    index = random_part(len(images), count, "training_images").to(images.device)
     chosen = data.evaluation_images("train", index)
     return TrainingImages(chosen, data.labels["train"][index], condition.take(index))
 

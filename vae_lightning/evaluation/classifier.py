@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vae_lightning import rng
+from vae_lightning.data.splits import random_part
 from vae_lightning.evaluation.batches import TrainingImages, at_once, split_images
 from vae_lightning.evaluation.needs import LeftOut
 from vae_lightning.networks import UNCONDITIONAL
@@ -71,10 +72,11 @@ def classifier(training: TrainingImages, device: torch.device) -> Classifier:
     if path.is_file():
         model.load_state_dict(torch.load(path, weights_only=True, map_location=device))
         return model.eval()
+    some = images[random_part(len(images), 1000, "features").to(device)]
     for rate in LEARNING_RATES:
         model = untrained(images, labels)
         train(model, images, labels, rate)
-        if float(features_of(model, images[:1000]).std(0).max()) > 0:
+        if float(features_of(model, some).std(0).max()) > 0:
             with atomic_write(path) as temporary:
                 torch.save(model.state_dict(), temporary)
             return model.eval()

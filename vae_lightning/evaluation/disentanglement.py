@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vae_lightning import rng
+from vae_lightning.data.splits import random_part
 from vae_lightning.evaluation.batches import MOST_IMAGES
 from vae_lightning.evaluation.needs import LeftOut, need_images
 
@@ -38,9 +39,8 @@ def measure_factors(codes: Tensor, factors: Tensor, unordered: Collection[int] =
     LEAST_IMAGES images and if no factor remains.
     """
     need_images(len(codes), LEAST_IMAGES, "test")
-    if len(codes) > MOST_IMAGES:
-        order = torch.randperm(len(codes), generator=rng.generator("cpu", 0, "factors"))
-        codes, factors = codes[order[:MOST_IMAGES]], factors[order[:MOST_IMAGES]]
+    index = random_part(len(codes), MOST_IMAGES, "factors")
+    codes, factors = codes[index], factors[index]
     most = len(codes) // IMAGES_PER_VALUE
     columns = [column.unique(return_inverse=True)[1] for column in factors.T]  # 0, 1, 2, ...
     sizes = [int(column.max()) + 1 for column in columns]

@@ -20,7 +20,7 @@ from vae_lightning.distributions import (
     kl_to_standard_normal,
 )
 from vae_lightning.evaluation.batches import TrainingImages, batches, split_images
-from vae_lightning.evaluation.needs import need_images
+from vae_lightning.evaluation.needs import LeftOut, need_images
 from vae_lightning.objectives.disentangling import covariance
 from vae_lightning.training.module import EVALUATION_SEED, VAE
 
@@ -28,6 +28,11 @@ from vae_lightning.training.module import EVALUATION_SEED, VAE
 CHUNK, POSTERIORS = 500, 10_000
 NEIGHBORS = 5
 STD_SAMPLES = 256  # draws that estimate the std of a flow posterior, with an error of about 4 %
+# measures of the aggregate posterior, in nats
+AGGREGATE = (
+    *("mutual_information", "marginal_kl", "total_correlation"),
+    *("gaussian_total_correlation", "log_n"),
+)
 ACTIVE_VARIANCE = 0.01  # Burda et al. 2016, https://arxiv.org/abs/1509.00519
 
 
@@ -178,27 +183,29 @@ def information_per_dim(posterior: Posterior, prior: Prior) -> Tensor:
 
 
 @torch.no_grad()
-def measure_latents(module: VAE, data: ImageData) -> dict[str, float | int]:
+def measure_latents(module: VAE, data: ImageData) -> dict[str, float | int | LeftOut]:
     """Returns the measures of the latents on the test images.
 
-    They are the number of active units, and the mutual information, the marginal KL and the total
-    correlation in nats. Those in nats are left out for a flow posterior, because they would require
-    latent_dim passes for each pair of images. Raises LeftOut for a single image.
+    They are the number of active units, and the mutual information, the marginal KL, the total
+    correlation and log N in nats. Those in nats are left out for a flow and for a hierarchical
+    posterior, because each pair of images would require passes through networks. Raises LeftOut for
+    a single image.
     """
     need_images(data.images_in("test"), 2, "test")
     posteriors = [module.encoder(x, condition) for _, x, condition in batches(data, "test", 1000)]
     means = torch.cat([posterior.mean for posterior in posteriors])
-    found: dict[str, float | int] = {"active_units": active_units(means)}
-    if posteriors[0].marginals() is not None:
-        posterior = concatenate(posteriors)
-        noise = rng.normal((1, *means.shape), "cpu", EVALUATION_SEED, "surgery").to(means)
-        z = posterior.transform(noise)[0]
-        parts = surgery(posterior, module.prior(module.encoder), z)
-        found |= {"mutual_information": parts.information, "marginal_kl": parts.marginal_kl}
-        found["total_correlation"] = total_correlation(posterior, z)
-        found["gaussian_total_correlation"] = gaussian_total_correlation(posterior)
-        found["log_n"] = math.log(len(means))  # upper bound of the mutual information
-    return found
+    found: dict[str, float | int | LeftOut] = {"active_units": active_units(means)}
+    if not module.encoder.has_marginals:
+        reason = LeftOut("requires posterior=diagonal_normal or full_normal")
+        return found | dict.fromkeys(AGGREGATE, reason)
+    posterior = concatenate(posteriors)
+    noise = rng.normal((1, *means.shape), "cpu", EVALUATION_SEED, "surgery").to(means)
+    z = posterior.transform(noise)[0]
+    parts = surgery(posterior, module.prior(module.encoder), z)
+    log_n = math.log(len(means))  # upper bound of the mutual information
+    correlations = total_correlation(posterior, z), gaussian_total_correlation(posterior)
+    values = (parts.information, parts.marginal_kl, *correlations, log_n)
+    return found | dict(zip(AGGREGATE, values, strict=True))
 
 
 def concatenate(posteriors: list[DiagonalNormal] | list[FullNormal]) -> DiagonalNormal | FullNormal:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from vae_lightning.data.images import ImageData
+from vae_lightning.data.splits import random_part
 from vae_lightning.distributions import Prior
 from vae_lightning.evaluation import ais, latents, samples
 from vae_lightning.evaluation.batches import TrainingImages, training_images
@@ -19,10 +20,7 @@ from vae_lightning.training.module import VAE
 
 Values = Mapping[str, float | int | LeftOut]
 
-LATENTS = (
-    *("active_units", "mutual_information", "marginal_kl", "total_correlation"),
-    *("gaussian_total_correlation", "log_n"),
-)
+LATENTS = ("active_units", *latents.AGGREGATE)
 FACTORS = (
     "mig",
     "modularity",
@@ -134,13 +132,16 @@ class Measures:
         return accuracy(self.classifier, self.data.images["test"], self.labeled[1])
 
     def annealed(self, images: int, steps: int, chains: int) -> Values:
-        """What annealed importance sampling says of some test images and of simulated ones."""
-        count = min(images, self.data.images_in("test"))
-        x, condition = self.data.inputs("test", slice(count))
+        """What annealed importance sampling says of some test images and of simulated ones.
+
+        Of more than ``images`` test images, it uses a random part, always the same one.
+        """
+        index = random_part(self.data.images_in("test"), images, "ais")
+        x, condition = self.data.inputs("test", index)
         nll = -ais.log_p(self.module, x, steps, chains, condition)
-        bounds = ais.simulated_bounds(self.module, count, steps, chains, condition)
+        bounds = ais.simulated_bounds(self.module, len(x), steps, chains, condition)
         return {
-            "ais_images": count,
+            "ais_images": len(x),
             "ais_nll": float(nll.mean()),
             "ais_nll_se": standard_error(nll),
             "simulated_log_p_lower": float(bounds.lower.mean()),

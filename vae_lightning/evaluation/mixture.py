@@ -21,14 +21,13 @@ MOST_CODES = 20_000  # more make the fit slower and hardly better
 def fit_mixture(module: VAE, data: ImageData) -> Mixture:
     """Returns the mixture of M full normal distributions that is fitted to codes, float32.
 
-    A code is one sample of q(z|x) of a training image.
+    A code is one sample of q(z|x) of a training image; of many images, a random part has codes.
     """
     from sklearn.mixture import GaussianMixture
 
-    images, _, condition = training_images(data)
-    chosen = images[:MOST_CODES]
+    images, _, condition = training_images(data, MOST_CODES)
     codes = []
-    for number, (_, x, labels) in enumerate(split_images(chosen, condition, 1000)):
+    for number, (_, x, labels) in enumerate(split_images(images, condition, 1000)):
         shape = (1, len(x), module.latent_dim)
         noise = rng.normal(shape, "cpu", EVALUATION_SEED, "mixture", number).to(x)
         codes.append(module.encoder(x, labels).transform(noise)[0])

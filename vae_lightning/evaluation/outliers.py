@@ -13,16 +13,21 @@ from torchvision.transforms.functional import to_pil_image
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.config.compose import compose
 from vae_lightning.data.images import ImageData
-from vae_lightning.training.assembly import build_data
+from vae_lightning.training.assembly import OWN_SOURCES, build_data
 
 
 def other_images(cfg: DictConfig, name: str) -> ImageData:
     """Returns the data set ``name``, with the folder and the binarization of a run.
 
+    If the folder holds own images of the user, the data set is looked for where it is by default.
     Raises ConfigError if its files are not available or its images have another shape.
     """
     overrides = [f"data={name}", f"data.binarization={cfg.data.binarization}", "data.val_size=0"]
-    other = compose("config", [*overrides, "data.fallback=null", f"data.root={cfg.data.root}"])
+    is_own = cfg.data.dataset["_target_"].rpartition(".")[2] in (
+        one.__name__ for one in OWN_SOURCES
+    )
+    overrides += [] if is_own else [f"data.root={cfg.data.root}"]
+    other = compose("config", [*overrides, "data.fallback=null"])
     if list(other.data.image_shape) != list(cfg.data.image_shape):
         raise ConfigError(
             f"against={name}: must have images of shape {list(cfg.data.image_shape)}, has"

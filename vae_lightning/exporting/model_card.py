@@ -188,7 +188,7 @@ def describe_tensors(module: "VAE", shape: Sequence[int], names: set[str]) -> li
         lines += [f"- label: (B,), int64, 0 to {module.classes - 1}"]
     if "encoder" not in names:
         lines += [
-            "- There is no encoder: mean and std of a flow have no closed form; estimate them from"
+            "- There is no encoder: mean and std of q(z|x) have no closed form; estimate them from"
             " many samples z."
         ]
     elif type(module.encoder).__name__ == "FullNormalPosterior":

@@ -14,7 +14,7 @@ from torch import Tensor
 from vae_lightning.checks.errors import NotFinite
 from vae_lightning.checks.ranges import Integer, Number, Option
 from vae_lightning.data.images import image_data
-from vae_lightning.data.shown import shown_count
+from vae_lightning.data.shown import shown_count, shown_images
 from vae_lightning.evaluation.latents import active_units, posterior_means
 from vae_lightning.plots import canvas
 from vae_lightning.plots.views import Viewer
@@ -118,12 +118,11 @@ class Gallery(Callback):
             self.check_latents(trainer, active, self.viewer(trainer, pl_module))
 
     def viewer(self, trainer: Trainer, module: VAE) -> Viewer:
-        """Returns what draws the first test images; nothing is computed yet."""
+        """Returns what draws some test images; nothing is computed yet."""
         data = image_data(trainer)
-        images, _ = data.inputs("test", slice(shown_count(self.images, data.pixels)))
+        images, _, labels = shown_images(data, shown_count(self.images, data.pixels))
         reached = progress(trainer.callback_metrics, trainer.current_epoch + 1)
         subtitle = f"{describe(str(data.name), module)}, {reached}"
-        labels = data.labels["test"][: len(images)]
         return Viewer(module, images, labels, subtitle, class_names=data.class_names)
 
     def check_latents(self, trainer: Trainer, active: int, viewer: Viewer) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from vae_lightning.config.compose import TRAINING_GROUPS
 from vae_lightning.config.dotted import leaves
 from vae_lightning.data.images import ImageData
-from vae_lightning.data.shown import shown_count, visible
+from vae_lightning.data.shown import shown_count, shown_images, visible
 from vae_lightning.storage.run_folder import of_run, read_choices, to_dict
 from vae_lightning.training.loggers import OncePerStep
 from vae_lightning.training.module import VAE
@@ -167,15 +167,14 @@ def write_embedding(trainer: Trainer, module: VAE, data: ImageData) -> None:
     if logger is None:
         return
     count = min(shown_count(EMBEDDED_IMAGES, data.pixels), EMBEDDED_VALUES // module.latent_dim)
-    images, condition = data.inputs("test", slice(max(1, count)))
+    images, condition, labels = shown_images(data, max(1, count))
     with torch.no_grad():
         means = module.eval().to(images.device).encoder(images, condition).mean
     means = F.pad(
         means, (0, max(0, 3 - module.latent_dim))
     )  # the projector shows nothing of fewer than 3 dimensions
-    labels = data.labels["test"][: len(images)].tolist()
     logger.experiment.add_embedding(
-        means, labels, thumbnails(images), trainer.global_step, "posterior_means"
+        means, labels.tolist(), thumbnails(images), trainer.global_step, "posterior_means"
     )
 
 
