@@ -102,7 +102,7 @@ EVALUATION = {
     "ais_nll_se": Metric("standard error of ais_nll", NATS),
     "ais_images": Metric("number of these images"),
     "simulated_log_p_lower": Metric(
-        "with method=ais: lower bound of log p(x) of images that are drawn from the model", NATS
+        "with method=ais: lower bound on log p(x) of images that are drawn from the model", NATS
     ),
     "simulated_log_p_upper": Metric(
         "upper bound for the same images; a small difference shows that ais.steps and ais.chains"
