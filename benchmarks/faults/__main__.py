@@ -1,4 +1,4 @@
-"""Attack runs in every known way, and count what they withstand: ``python -m benchmarks.faults``."""
+"""Attack runs in every known way; count what they withstand: ``python -m benchmarks.faults``."""
 
 import argparse
 import random
