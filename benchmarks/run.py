@@ -142,18 +142,18 @@ def speed(args: argparse.Namespace, workload: Workload) -> None:
         {n: report.seconds(v) for n, v in timings[0].items()},
         "s per epoch",
     )
+    load = f" Other programs use {args.busy_cores} of the cores." if args.busy_cores else ""
     about = (
         f"The mlp 784-400-20, summed squared error + KL, batches of {args.batch_size} images, Adam,"
-        f" float32, while other programs use {args.busy_cores} of the cores,"
-        f" {args.images:,} training images, no test pass. Ours is the command with all its"
-        " defaults: pictures, logging, checkpoints and the progress bar. It is measured with the"
-        " plain step and with the compiled step. The compiled step is the default in runs of 6,000"
-        " steps or more; these runs are shorter and set trainer.compile=true. In the last rows, all"
-        " contenders train on 50,000 images with gray cross-entropy and test on 10,000 images after"
-        " each epoch. Seconds per epoch are wall-clock seconds from the end of one epoch to the end"
-        " of the next, without the first epoch: the median of each run, then the median of"
-        f" {args.rounds} interleaved runs. A ratio is the median of the ratios of the rounds. The"
-        " loss of pythae contains half the squared error."
+        f" float32, {args.images:,} training images, no test pass.{load} Ours is the command with"
+        " all its defaults: pictures, logging, checkpoints and the progress bar. It is measured"
+        " with the plain step and with the compiled step. The compiled step is the default in runs"
+        " of 6,000 steps or more; these runs are shorter and set trainer.compile=true. In the last"
+        " rows, all contenders train on 50,000 images with gray cross-entropy and test on 10,000"
+        " images after each epoch. Seconds per epoch are wall-clock seconds from the end of one"
+        " epoch to the end of the next, without the first epoch: the median of each run, then the"
+        f" median of {args.rounds} interleaved runs. A ratio is the median of the ratios of the"
+        " rounds. The loss of pythae contains half the squared error."
     )
     write(args, "speed", "Speed of training", about, report.speed(timings, targets))
 
@@ -213,7 +213,7 @@ def evaluation(args: argparse.Namespace, workload: Workload) -> None:
     """Measures importance sampling on the whole test set."""
     about = (
         "`evaluate` with the network of Burda et al. (784-200-200-50) on all 10,000 test images,"
-        " compared with only the matrix products of its decoder for the same number of samples. The"
+        " compared with the matrix products of its decoder alone, for as many samples. The"
         " target is 1.5 times their duration, in less than 2 GiB of memory."
     )
     table = whole.evaluation(workload, 500 if args.quick else 5_000)

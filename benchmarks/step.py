@@ -152,12 +152,12 @@ def main() -> None:
         rows.append((variant.name, *(f"{value:.0f}" for value in values)))
     header = (
         "",
-        "us per step",
+        "µs per step",
         "matrix products",
         "GFLOP/s in them",
         "Adam",
         "other operations",
-        "between them",
+        "difference",
     )
     print(report.table(header, rows))
 

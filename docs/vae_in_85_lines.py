@@ -1,7 +1,7 @@
 """A variational autoencoder in one file; it requires only PyTorch, NumPy and scikit-learn.
 
-    python docs/vae_in_85_lines.py          # scikit-learn's digits
-    python docs/vae_in_85_lines.py data     # MNIST, from the IDX files in the folder data/
+    python docs/vae_in_85_lines.py                # scikit-learn's digits
+    python docs/vae_in_85_lines.py data/MNIST     # MNIST, from the IDX files in this folder
 
 Shapes: B images of D = 784 pixels, L = 16 latent variables.
 Kingma & Welling 2014, https://arxiv.org/abs/1312.6114

@@ -135,13 +135,13 @@ ANSWERS = {
     "train -m hydra.sweep.subdir=x seed=1,2": "hydra.sweep.subdir=x: must not be given; the swept"
     " keys name the folders of the jobs",
     "train hydra/launcher=joblib": "hydra/launcher=joblib: must not be given; the package has its"
-    " own; launcher=local chooses it",
+    " own launchers; launcher=NAME chooses one",
     "train -m hydra/sweeper=optuna seed=1,2": "hydra/sweeper=optuna: must not be given; the"
-    " package has its own; search=NAME chooses the points",
+    " package has its own sweeper; search=NAME chooses the points",
     "train hydra.job.env_copy=[X]": "hydra.job.env_copy=[X]: must not be given; jobs have all"
     " environment variables of the command",
     "train hydra.rundir=x": "hydra.rundir=x: must not be given; of Hydra's keys, the package reads"
-    " hydra.run.dir and hydra.sweep.dir; did you mean hydra.run.dir?",
+    " those in docs/how_to/hydra.md only; did you mean hydra.run.dir?",
     "train hydra.mode=SWEEP": "hydra.mode=SWEEP: Invalid value 'SWEEP', expected one of [RUN,"
     " MULTIRUN]",
     "train -m hydra.job.name=a,b": "hydra.job.name=a,b: must have one value",

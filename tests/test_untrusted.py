@@ -47,7 +47,7 @@ def test_the_run_itself_is_accepted(run: Path) -> None:
     assert load_run(run).module.latent_dim == 2
 
 
-@pytest.mark.attack("stored configuration that is no plain values")
+@pytest.mark.attack("stored configuration with more than plain values")
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -71,7 +71,7 @@ def test_a_configuration_holds_plain_values(
     assert str(error.value).startswith(f"run={run}: .hydra is damaged")
 
 
-@pytest.mark.attack("stored configuration that is no plain values", 3)
+@pytest.mark.attack("stored configuration with more than plain values", 3)
 def test_overrides_are_plain_values_too(run: Path) -> None:
     overrides = run / ".hydra" / "overrides.yaml"
     for text, message in (

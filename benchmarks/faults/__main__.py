@@ -1,4 +1,4 @@
-"""Attack runs in every way that is known, and count what holds: ``python -m benchmarks.faults``."""
+"""Attack runs in every known way; count what they withstand: ``python -m benchmarks.faults``."""
 
 import argparse
 import random
@@ -29,7 +29,7 @@ def stopped(runs: stops.Runs, kills: int) -> Iterator[tuple[str, str, str]]:
 
 
 def main() -> None:
-    """Prints a table: kind of attack, tried, held."""
+    """Prints a table: kind of attack, tried, withstood."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__)
     parser.add_argument(
         "--kills", type=int, default=50, help="runs that are killed at random moments"
@@ -51,7 +51,7 @@ def main() -> None:
         held.update(found.held)
     rows = [(kind, str(tried[kind]), str(held[kind])) for kind in tried]
     rows.append(("all", str(tried.total()), str(held.total())))
-    print(report.table(("kind of attack", "tried", "held"), rows))
+    print(report.table(("kind of attack", "tried", "withstood"), rows))
 
 
 def stop_runs(kills: int, tried: Counter[str], held: Counter[str]) -> None:

@@ -82,7 +82,8 @@ GENERAL_OPTIONS: dict[str, Option] = {
         AnyOf((Integer(1), SHARE, NULL)),
     ),
     "data.in_memory": Option(
-        "whether all images are in memory, or in a file that is mapped into it; null: up to 1 GiB",
+        "true: all images are in memory; false: in a file that is mapped into memory; null: in"
+        " memory up to 1 GiB",
         AnyOf((Boolean(), NULL)),
     ),
     "data.fallback": Option(
@@ -106,7 +107,7 @@ GENERAL_OPTIONS: dict[str, Option] = {
         AnyOf((Text("a path"), NULL)),
     ),
     "from_config": Option(
-        "run folder whose configuration the run uses; other options that are given change it",
+        "run folder whose configuration the run uses; options that are typed replace those in it",
         AnyOf((Text("a path"), NULL)),
     ),
     "trust": Option("whether a stored configuration may name classes of other packages", Boolean()),
@@ -127,10 +128,11 @@ METRICS = tuple(
 SEARCH_OPTIONS: dict[str, Option] = {
     "search.trials": Option("points that are drawn in all", Integer(1)),
     "search.metric": Option(
-        "what is minimized; several ask for a Pareto front", OneOrMore(Choice(METRICS))
+        "the term that is minimized; a list of several asks for a Pareto front",
+        OneOrMore(Choice(METRICS)),
     ),
     "search.pruner": Option(
-        "ends jobs that are worse than others after as many epochs",
+        "ends jobs that are worse than others after the same number of epochs",
         Choice(("none", "median", "hyperband")),
     ),
     "search.seed": Option("seed of the draws", SEEDS),
@@ -139,7 +141,8 @@ SEARCH_OPTIONS: dict[str, Option] = {
         AnyOf((Text("a URL"), Choice((None,)))),
     ),
     "search.study": Option(
-        "name by which several drivers share the study in the database; null: of this sweep alone",
+        "name by which several drivers share the study in the database; null: it belongs to this"
+        " sweep",
         AnyOf((Word("a word such as digits"), Choice((None,)))),
     ),
 }

@@ -18,7 +18,7 @@ class Use(NamedTuple):
 
     is_honored: bool
     text: str  # what it does, or why it is refused
-    same: tuple[str, ...] = ()  # values of a refused key that say what happens anyway
+    same: tuple[str, ...] = ()  # values that a refused key has anyway, and which are accepted
 
 
 # flag -> its use; a refused one stops every command
@@ -47,13 +47,15 @@ KEYS = {
     "hydra.sweep.dir": Use(True, "the folder of the sweep"),
     "hydra.mode": Use(True, "`MULTIRUN` starts a sweep, like `-m`"),
     "hydra.sweeper.params": Use(True, "in a file: the swept keys and their values"),
-    "hydra.job.name": Use(True, "what `${hydra.job.name}` stands for in the two folders; `train`"),
+    "hydra.job.name": Use(
+        True, "the value of `${hydra.job.name}` in these two folders; `train` by default"
+    ),
     "hydra.job.config.override_dirname": Use(
-        True, "how `${hydra.job.override_dirname}` is written in the two folders"
+        True, "how `${hydra.job.override_dirname}` is written in these two folders"
     ),
     "hydra.sweep.subdir": Use(False, "the swept keys name the folders of the jobs", (".",)),
-    "hydra.sweeper": Use(False, "the package has its own; search=NAME chooses the points"),
-    "hydra.launcher": Use(False, "the package has its own; launcher=local chooses it"),
+    "hydra.sweeper": Use(False, "the package has its own sweeper; search=NAME chooses the points"),
+    "hydra.launcher": Use(False, "the package has its own launchers; launcher=NAME chooses one"),
     "hydra.callbacks": Use(False, "callbacks=NAME chooses those of the training"),
     "hydra.job.chdir": Use(
         False, "a command stays in the folder where it is started", ("false", "null")
@@ -67,7 +69,7 @@ KEYS = {
     "hydra.job_logging": LOGGING,
     "hydra.hydra_logging": LOGGING,
     "hydra.searchpath": Use(False, "--config-dir=DIR adds a folder"),
-    "hydra": Use(False, "of Hydra's keys, the package reads hydra.run.dir and hydra.sweep.dir"),
+    "hydra": Use(False, "of Hydra's keys, the package reads those in docs/how_to/hydra.md only"),
 }
 HONORED_KEYS = tuple(key for key, use in KEYS.items() if use.is_honored)
 SEARCH_PATH = "hydra.searchpath=['file://"  # how the word begins that stands for --config-dir

@@ -37,7 +37,7 @@ LAUNCHER_OPTIONS: dict[str, dict[str, Option]] = {
             "account; null: the default of the user", or_null(Word("a word such as lab"))
         ),
         "time": Option(
-            "limit of a job in minutes, or as sbatch takes it",
+            "time limit of a job, in minutes or in the format of sbatch",
             AnyOf((Integer(1), Word("a text such as 1-12:00:00"))),
         ),
         "cpus": CPUS,
@@ -60,7 +60,7 @@ LAUNCHER_OPTIONS: dict[str, dict[str, Option]] = {
             or_null(Word("auto, local or HOST:PORT")),
         ),
         "cpus": CPUS,
-        "gpus": Option("GPUs of each process; a fraction is shared", Number(least=0)),
+        "gpus": Option("GPUs of each process; a fraction lets jobs share one", Number(least=0)),
     },
 }
 
@@ -101,7 +101,9 @@ def merged_options() -> dict[str, Option]:
     found.pop("sbatch")  # it has no single value
     return {
         f"launcher.{name}": Option(
-            each[0].text if len({one.text for one in each}) == 1 else f"launcher.{name} as before",
+            each[0].text
+            if len({one.text for one in each}) == 1
+            else f"launcher.{name} of the sweep",
             AnyOf((*dict.fromkeys(one.range for one in each), Choice((None,)))),
         )
         for name, each in ({"kind": [KIND]} | found).items()

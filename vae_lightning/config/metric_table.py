@@ -28,7 +28,7 @@ TERMS = {
         "-1 times the importance-weighted bound at beta = 1, of objective=iwae", NATS, LOWER
     ),
     "train/recon_step, train/kl_step, train/loss_step": Metric(
-        "the same for the steps that trainer.log_every_n_steps asks for; TensorBoard only", NATS
+        "the same terms of the steps that trainer.log_every_n_steps selects; TensorBoard only", NATS
     ),
     "train/beta": Metric(
         "weight of kl at the end of the epoch; for objective=tc: of the total correlation"
@@ -102,7 +102,7 @@ EVALUATION = {
     "ais_nll_se": Metric("standard error of ais_nll", NATS),
     "ais_images": Metric("number of these images"),
     "simulated_log_p_lower": Metric(
-        "with method=ais: lower bound of log p(x) of images that are drawn from the model", NATS
+        "with method=ais: lower bound on log p(x) of images that are drawn from the model", NATS
     ),
     "simulated_log_p_upper": Metric(
         "upper bound for the same images; a small difference shows that ais.steps and ais.chains"
@@ -150,8 +150,8 @@ EVALUATION = {
         "nats",
     ),
     "gaussian_total_correlation": Metric(
-        "-1/2 log det of the correlation matrix of q(z); of linear dependence only, but hardly"
-        " depends on the number of images",
+        "-1/2 log det of the correlation matrix of q(z); it detects only linear dependence, but"
+        " hardly depends on the number of images",
         "nats",
     ),
     "log_n": Metric("log of the number of test images", "nats"),
@@ -184,7 +184,7 @@ EVALUATION = {
         " codes of the training images"
     ),
     "auroc_nll": Metric(
-        "with against=DATA: how well test images of DATA are told apart by -log p(x)",
+        "with against=DATA: how well -log p(x) tells test images of DATA from those of the run",
         "0 to 1; 0.5 is chance",
         HIGHER,
     ),

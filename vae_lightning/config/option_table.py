@@ -407,7 +407,7 @@ CLASS_OPTIONS: dict[str, dict[str, Option]] = {
             text="validations without improvement until it stops", range=Integer(least=1, most=None)
         ),
         "min_delta": Option(
-            text="nats per image that count as an improvement",
+            text="smallest improvement that counts, nats per image",
             range=Number(least=0, most=None, above=None, below=None),
         ),
     },
@@ -439,7 +439,7 @@ CLASS_OPTIONS: dict[str, dict[str, Option]] = {
             text="name of the run; null: its folder",
             range=AnyOf(ranges=(Text(what="a text", ending=""), Choice(words=(None,)))),
         ),
-        "offline": Option(text="whether nothing is sent", range=Boolean()),
+        "offline": Option(text="true: nothing is sent", range=Boolean()),
     },
     "vae_lightning.training.schedulers.Cosine": {
         "final": Option(

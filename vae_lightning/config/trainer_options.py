@@ -39,7 +39,7 @@ TRAINER_OPTIONS: dict[str, Option] = {
         AnyOf((NULL, Integer(1))),
     ),
     "max_time": Option(
-        "time of training, also before a resume, after which the run stops",
+        "time of training after which the run stops; time before a resume counts",
         AnyOf((NULL, Duration())),
     ),
     "devices": Option(
@@ -51,7 +51,8 @@ TRAINER_OPTIONS: dict[str, Option] = {
         Choice(("32", "bf16-mixed", "16-mixed", 32)),
     ),
     "fast_dev_run": Option(
-        "tries a run: one epoch of so many batches (true: 1) of training, validation and test",
+        "tries a run: one epoch with this number of batches (true: 1) of training, validation and"
+        " test",
         AnyOf((Boolean(), Integer(1))),
     ),
     "limit_train_batches": Option(f"training batches of an epoch; {WORDS}", SOME_BATCHES),
@@ -93,7 +94,8 @@ TRAINER_OPTIONS: dict[str, Option] = {
         Choice(("simple", "advanced", "pytorch", None)),
     ),
     "deterministic": Option(
-        "PyTorch's deterministic algorithms; an operation without one is an error, or a warning",
+        "PyTorch's deterministic algorithms; an operation without one is an error, or with warn a"
+        " warning",
         AnyOf((Boolean(), Choice(("warn",)))),
     ),
     "detect_anomaly": Option(
@@ -108,7 +110,7 @@ TRAINER_OPTIONS: dict[str, Option] = {
 # keys of the group trainer that lightning.Trainer does not have
 OWN_OPTIONS: dict[str, Option] = {
     "steps_per_execution": Option(
-        "optimizer steps in one call by Lightning; changes no number", Integer(1)
+        "optimizer steps in one call by Lightning; does not change any result", Integer(1)
     ),
     "compile": Option(
         "whether the optimizer step is compiled; auto: in runs of at least 6,000 steps on a CPU",
@@ -116,7 +118,7 @@ OWN_OPTIONS: dict[str, Option] = {
     ),
     "skip_gradient_above": Option(
         "norm of the gradient, before it is clipped, above which an optimizer step is skipped;"
-        " null: none is",
+        " null: no step is skipped",
         AnyOf((NULL, Number(above=0))),
     ),
     "threads": Option(

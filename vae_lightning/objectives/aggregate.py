@@ -35,7 +35,7 @@ def total_correlation(
 
     It is exact if the batch is the whole data set. Otherwise the logarithm makes TC too large,
     the more so the narrower the posteriors are: with N = 55,000, B = 128, L = 16 and posteriors
-    whose aggregate is N(0, I), where TC = 0, the estimate is 8.8 nats for std = 0.3 and 27.7 nats
+    whose aggregate is N(0, I), where TC = 0, the estimate is 8.8 nats for std = 0.3 and 27.5 nats
     for std = 0.1. It is suited as a loss but not as a result; ``evaluate`` reports two other
     estimates. Chen et al. 2018, appendix C.2,
     https://arxiv.org/abs/1802.04942.

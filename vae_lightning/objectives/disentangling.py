@@ -49,7 +49,7 @@ def mean_covariance(posterior: DiagonalNormal | FullNormal) -> Float[Tensor, "L 
 
 
 class DIP(Objective):
-    """The negative ELBO with a penalty that draws a covariance matrix to the identity.
+    """The negative ELBO with a penalty that pulls a covariance matrix towards the identity.
 
         loss = recon + beta KL + off_diagonal sum_{i != j} Cov_ij^2 + diagonal sum_i (Cov_ii - 1)^2
 

@@ -92,7 +92,7 @@ class Wandb(OncePerStep, WandbLogger):
         project: Annotated[str, Option("project of W&B", Text("a name"))],
         entity: Annotated[str | None, Option("user or team of W&B", Optional)],
         name: Annotated[str | None, Option("name of the run; null: its folder", Optional)],
-        offline: Annotated[bool, Option("whether nothing is sent", Boolean())],
+        offline: Annotated[bool, Option("true: nothing is sent", Boolean())],
     ) -> None:
         OUTPUTS.mkdir(exist_ok=True)
         super().__init__(

@@ -27,7 +27,7 @@ class EarlyStopping(callbacks.EarlyStopping):
             int, Option("validations without improvement until it stops", Integer(1))
         ],
         min_delta: Annotated[
-            float, Option("nats per image that count as an improvement", Number(least=0))
+            float, Option("smallest improvement that counts, nats per image", Number(least=0))
         ],
     ) -> None:
         super().__init__("val/neg_elbo", min_delta, patience, check_on_train_epoch_end=False)
