@@ -62,10 +62,12 @@ def grid(cfg: DictConfig, run: "Run", images: "Tensor") -> "Grid":
     from vae_lightning.plots.picture import Grid
 
     classes = run.module.classes if cfg.label is None else 0
-    columns = min(classes, cfg.count) or math.ceil(math.sqrt(cfg.count))
+    side = math.ceil(math.sqrt(cfg.count))
+    # a class has as many columns as make the picture about square
+    columns = min(classes * max(1, round(side / classes)), cfg.count) if classes else side
     source = "the prior" if cfg.prior == "model" else "a Gaussian mixture of the codes"
     suffix = "" if cfg.label is None else f", class {cfg.label}"
-    names = [str(label) for label in range(columns)] if classes else []
+    names = [str(column % classes) for column in range(columns)] if classes else []
     title = f"Samples E[x|z], z from {source}{suffix}"
     return Grid(in_rows(images, columns), title, run.description, columns=names)
 

@@ -131,7 +131,7 @@ class Gallery(Callback):
             return
         information = viewer.information[0]
         latent_dim = len(information)
-        found = f"{active} of {latent_dim} latent dimensions are active"
+        found = describe_active(active, latent_dim)
         few = active < self.collapse_below * latent_dim
         before = self.alarm
         self.alarm = few_active(found, float(information.sum())) if few else None
@@ -195,6 +195,11 @@ class Gallery(Callback):
                 spacing,
             )
         return is_first or epoch % spacing == 0 or epoch == epochs
+
+
+def describe_active(active: int, latent_dim: int) -> str:
+    """How many latent dimensions are active, as in ``1 of 16 latent dimensions is active``."""
+    return f"{active} of {latent_dim} latent dimensions {'is' if active == 1 else 'are'} active"
 
 
 def few_active(found: str, kl: float) -> str:
