@@ -28,9 +28,9 @@ FRAMES = 24  # number of frames of an animated interpolation, from one image to 
 
 
 OPTIONS = RUN_OPTIONS | {
-    "kind": Option("what is drawn, see below", Choice((*KINDS, "all"))),
+    "kind": Option("what is drawn, see above", Choice((*KINDS, "all"))),
     "count": Option(
-        "number of images or points; null: as below", AnyOf((Integer(1), Choice((None,))))
+        "number of images or points; null: as above", AnyOf((Integer(1), Choice((None,))))
     ),
     "label": Option("class that a conditional model draws; null: all classes in turn", LABEL),
     "seed": Option("seed of the samples", SEEDS),

@@ -5,6 +5,8 @@ import signal
 from collections.abc import Iterable
 from pathlib import Path
 
+HUGE = 1e8  # a term of the loss has more digits than fit into a table only after a divergence
+
 
 class ConfigError(ValueError):
     """Invalid input to a command, a configuration or a call.
@@ -82,6 +84,11 @@ def escaped(text: str) -> str:
 def counted(number: int, noun: str) -> str:
     """Returns a number with its noun in singular or plural: 1 epoch, 2 epochs."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def decimals(value: float, digits: int) -> str:
+    """Returns a number with so many decimals; a huge one in short form, such as 2.06e+34."""
+    return f"{value:.{digits}f}" if abs(value) < HUGE else f"{value:.2e}"
 
 
 def nearest(name: str, names: Iterable[str], exclude: str = "") -> str:

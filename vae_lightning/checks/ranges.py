@@ -8,10 +8,9 @@ Imports nothing heavy.
 """
 
 import math
-import re
 from dataclasses import dataclass
 
-from vae_lightning.checks.errors import ConfigError, show
+from vae_lightning.checks.errors import ConfigError, nearest, show
 
 
 class Range:
@@ -25,6 +24,11 @@ class Range:
     def allowed(self) -> str:
         """The allowed values in words, as in ``must be an integer >= 1``."""
         raise NotImplementedError
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The words among the values."""
+        return ()
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,11 @@ class Choice(Range):
     def contains(self, value: object) -> bool:
         """Whether the value is one of the words."""
         return not isinstance(value, bool | list | dict) and value in self.words
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The words without numbers and null."""
+        return tuple(word for word in self.words if isinstance(word, str))
 
     @property
     def allowed(self) -> str:
@@ -212,56 +221,6 @@ class Text(Range):
 
 
 @dataclass(frozen=True)
-class Word(Text):
-    """A text without spaces and without characters that a shell would obey."""
-
-    def contains(self, value: object) -> bool:
-        """Whether the value is such a text."""
-        return super().contains(value) and re.fullmatch(r"[\w@%+:,./=-]+", str(value)) is not None
-
-
-@dataclass(frozen=True)
-class Words(Range):
-    """A mapping, possibly empty, of names to words or integers."""
-
-    what: str
-
-    def contains(self, value: object) -> bool:
-        """Whether the value is such a mapping."""
-        if not isinstance(value, dict):
-            return False
-        words = [*value, *(str(word) for word in value.values())]
-        return all(map(Word("").contains, words))
-
-    @property
-    def allowed(self) -> str:
-        """What the mapping stands for."""
-        return self.what
-
-
-@dataclass(frozen=True)
-class Duration(Range):
-    """A time in days, hours, minutes and seconds."""
-
-    def contains(self, value: object) -> bool:
-        """Whether the value is a text such as 00:12:30:00, and more than no time."""
-        if not isinstance(value, str) or not re.fullmatch(r"\d+:\d\d:[0-5]\d:[0-5]\d", value):
-            return False
-        return seconds_of(value) > 0
-
-    @property
-    def allowed(self) -> str:
-        """The format."""
-        return "a time as DD:HH:MM:SS, for example 00:12:30:00"
-
-
-def seconds_of(duration: str) -> int:
-    """The seconds of a time that is written as DD:HH:MM:SS."""
-    days, hours, minutes, seconds = map(int, duration.split(":"))
-    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
-
-
-@dataclass(frozen=True)
 class AnyOf(Range):
     """A value of one of several ranges."""
 
@@ -272,9 +231,15 @@ class AnyOf(Range):
         return any(one.contains(value) for one in self.ranges)
 
     @property
+    def named(self) -> tuple[str, ...]:
+        """The words of all ranges."""
+        return tuple(word for one in self.ranges for word in one.named)
+
+    @property
     def allowed(self) -> str:
-        """All of the ranges in words."""
-        return " or ".join(one.allowed for one in self.ranges)
+        """All of the ranges in words, each once."""
+        parts = [each for one in self.ranges for each in getattr(one, "ranges", (one,))]
+        return " or ".join(dict.fromkeys(each.allowed for each in parts))
 
 
 SEEDS = Integer(0, 2**32 - 1)
@@ -297,4 +262,5 @@ def described(annotation: object) -> Option | None:
 def check_value(key: str, value: object, option: Option) -> None:
     """Raises ConfigError if the value is not in the option's range."""
     if not option.range.contains(value):
-        raise ConfigError(f"{key}={show(value)}: must be {option.range.allowed}")
+        meant = nearest(value, option.range.named) if isinstance(value, str) else ""
+        raise ConfigError(f"{key}={show(value)}: must be {option.range.allowed}{meant}")

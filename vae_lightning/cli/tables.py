@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
+from vae_lightning.checks.errors import decimals
+
 
 def cell(value: object, digits: int = 3) -> str:
     """Returns the text of a table cell; floats are rounded to ``digits`` decimals."""
-    return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+    return decimals(value, digits) if isinstance(value, float) else str(value)
 
 
 def columns(rows: Sequence[Mapping[str, object]], names: Sequence[str]) -> str:

@@ -14,8 +14,8 @@ from vae_lightning.checks.ranges import (
     OneOrMore,
     Option,
     Text,
-    Word,
 )
+from vae_lightning.checks.texts import Word
 from vae_lightning.config.class_table import OPTIMIZERS, SCHEDULERS
 from vae_lightning.config.compose import TRAINING_GROUPS
 from vae_lightning.config.trainer_options import OWN_OPTIONS, TRAINER_OPTIONS

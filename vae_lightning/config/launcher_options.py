@@ -6,7 +6,8 @@ Imports nothing heavy. ``options`` checks their values.
 from collections.abc import Sequence
 
 from vae_lightning.checks.errors import ConfigError
-from vae_lightning.checks.ranges import AnyOf, Choice, Integer, Number, Option, Range, Word, Words
+from vae_lightning.checks.ranges import AnyOf, Choice, Integer, Number, Option, Range
+from vae_lightning.checks.texts import Word, Words
 from vae_lightning.config.hydra_table import key_of
 
 KINDS = ("local", "slurm", "ray")
@@ -101,9 +102,7 @@ def merged_options() -> dict[str, Option]:
     found.pop("sbatch")  # it has no single value
     return {
         f"launcher.{name}": Option(
-            each[0].text
-            if len({one.text for one in each}) == 1
-            else f"launcher.{name} of the sweep",
+            f"{each[0].text.partition(';')[0]}; null: as before",
             AnyOf((*dict.fromkeys(one.range for one in each), Choice((None,)))),
         )
         for name, each in ({"kind": [KIND]} | found).items()

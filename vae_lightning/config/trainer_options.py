@@ -11,13 +11,13 @@ from vae_lightning.checks.ranges import (
     AutoOrBoolean,
     Boolean,
     Choice,
-    Duration,
     Integer,
     Integers,
     Number,
     Option,
     Text,
 )
+from vae_lightning.checks.texts import Duration
 
 NULL = Choice((None,))
 SOME_BATCHES = AnyOf((NULL, Integer(1), Number(above=0, most=1)))

@@ -25,6 +25,7 @@ IMAGES = Path("images.npz")  # what a program gave to the run as arrays
 CLOCK_COLUMNS = ("seconds", "images_per_second")
 CLOCK_KEYS = (*CLOCK_COLUMNS, "training_seconds", "seconds_per_epoch")
 # what is logged here appears in train.log only, not on the terminal
+SWEEP = Path("sweep.yaml")  # in a sweep folder
 RECORD_LOGGER = "vae_lightning.record"
 # what a run writes before its configuration
 FIRST_FILES = {LOCK, "status.json", "train.log", ".hydra/overrides.yaml", ".hydra/hydra.yaml"}
@@ -215,7 +216,7 @@ def recorded(run: Path) -> Iterator[None]:
         raise
     except (Interrupted, KeyboardInterrupt) as error:
         write_status(run, "interrupted")
-        logger.info("interrupted")
+        logging.getLogger(RECORD_LOGGER).info("interrupted")  # the command says how to continue
         raise Interrupted(getattr(error, "number", signal.SIGINT), run) from error
     except BaseException as error:
         if isinstance(error, OSError) and error.errno is not None:

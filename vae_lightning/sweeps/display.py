@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vae_lightning.checks.errors import ConfigError, escaped
+from vae_lightning.checks.errors import ConfigError, decimals, escaped
 from vae_lightning.storage.files import read_csv
 from vae_lightning.sweeps.plan import Job
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 LOG_LINES = 5  # of a failed job that are shown
 REDRAWN_S = 0.5
+OVER = ("finished", "pruned", "failed")  # states of jobs that this command does not run again
 COLORS = {
     "running": "cyan",
     "finished": "green",
@@ -50,7 +51,7 @@ class Entry:
         self.split = split = "val" if row.get("val/recon") else "train"
         names = {"recon": "recon", "kl": "KL", "neg_elbo": "-ELBO"}
         self.cells = {
-            shown: f"{float(row[f'{split}/{name}']):.2f}" for name, shown in names.items()
+            shown: decimals(float(row[f"{split}/{name}"]), 2) for name, shown in names.items()
         }
         done = int(float(row["epoch"]))
         self.cells["epoch"] = f"{done}/{self.epochs}"
@@ -114,7 +115,7 @@ class Display:
 
     def event(self, entry: Entry) -> None:
         """Prints the state of a job, and its terms if it has some."""
-        done = sum(each.state not in ("waiting", "running") for each in self.entries.values())
+        done = sum(each.state in OVER for each in self.entries.values())
         terms = ", ".join(
             f"{entry.split} {name} {entry.cells[name]}"
             for name in ("-ELBO", "recon", "KL")

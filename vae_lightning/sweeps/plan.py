@@ -18,14 +18,13 @@ from vae_lightning.runs.from_config import check_typed
 from vae_lightning.runs.start import check_initial
 from vae_lightning.runs.untrusted import check_plain, check_size, own_mirrors
 from vae_lightning.storage.files import write_text
-from vae_lightning.storage.run_folder import of_run, to_dict
+from vae_lightning.storage.run_folder import SWEEP, of_run, to_dict
 from vae_lightning.sweeps.domains import Domain, check_for_grid
 from vae_lightning.sweeps.grammar import Words, product, read_words
 from vae_lightning.sweeps.names import job_name
 from vae_lightning.sweeps.search_plan import SearchPlan, check_same_search, plan_search, read_search
 
 KEY = "hydra.sweep.dir"  # the option that names the folder
-SWEEP = Path("sweep.yaml")  # in a sweep folder
 SWEEP_MODE = RunMode.MULTIRUN
 # sweep.yaml of a search grows with each point: the writer in C takes a tenth of the time
 DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from vae_lightning.checks.errors import decimals
 from vae_lightning.cli import tables
 from vae_lightning.storage.files import write_text
 from vae_lightning.sweeps.results import (
@@ -75,16 +76,18 @@ def spread(setting: Setting, score: str, sign: str = " ± ") -> str:
     mean, deviation = setting.mean(score), setting.deviation(score)
     if mean is None:
         return ""
-    text = f"{mean:.2f}"
+    text = decimals(mean, 2)
     digits = 2
     if score == "latents/active_units":  # whole numbers before they are averaged
         text, digits = f"{mean:.1f}".removesuffix(".0"), 1
-    return text if deviation is None else f"{text}{sign}{deviation:.{digits}f}"
+    return text if deviation is None else f"{text}{sign}{decimals(deviation, digits)}"
 
 
 def job_cells(result: Result, keys: Sequence[str]) -> dict[str, object]:
     """The cells of a job that is not finished; one that was pruned has scores too."""
-    scores = {SHOWN[name]: f"{result.scores[name]:.2f}" for name in SHOWN if name in result.scores}
+    scores = {
+        SHOWN[name]: decimals(result.scores[name], 2) for name in SHOWN if name in result.scores
+    }
     options = {key: result.options.get(key, "") for key in keys}
     return {**options, "state": result.state, **scores}
 

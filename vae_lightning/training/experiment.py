@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
 from omegaconf import DictConfig
 
 from vae_lightning.checks.errors import NotFinite, ProcessLost, counted
-from vae_lightning.checks.ranges import seconds_of
+from vae_lightning.checks.texts import seconds_of
 from vae_lightning.config.environment import RESUMES_VARIABLE, RUN_VARIABLE, environment
 from vae_lightning.config.options import process_count
 from vae_lightning.data.images import ImageData

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from vae_lightning.checks.errors import decimals
 from vae_lightning.storage.files import number
 
 Metrics = Mapping[str, object]
@@ -59,8 +60,8 @@ def terms(metrics: Metrics) -> list[str]:
     lines = [f"{'nats per image':<14}{'recon':>12}{'KL':>12}{'-ELBO':>12}"]
     for split, name in (("val", "validation"), ("test", "test")):
         if f"{split}/recon" in metrics:
-            values = (metrics[f"{split}/{term}"] for term in TERMS)
-            lines.append(f"{name:<14}" + "".join(f"{value:>12.3f}" for value in values))
+            values = (number(metrics, f"{split}/{term}") for term in TERMS)
+            lines.append(f"{name:<14}" + "".join(f"{decimals(value, 3):>12}" for value in values))
     return lines
 
 

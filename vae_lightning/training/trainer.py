@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.config.instantiate import built, is_within, resolve
@@ -181,7 +181,7 @@ def plugins(cfg: DictConfig) -> list[CheckpointIO | ClusterEnvironment]:
 def make_trainer(cfg: DictConfig, arguments: dict[str, object]) -> Trainer:
     """The Trainer; what it or the machine refuses becomes ConfigError."""
     arguments = {"plugins": plugins(cfg)} | arguments
-    check_device(cfg)
+    check_device(cfg, arguments["devices"])
     try:
         return Trainer(**arguments)  # pyright: ignore[reportArgumentType] - the configuration gives the values
     except MisconfigurationException as error:
@@ -201,15 +201,21 @@ def count_devices(cfg: DictConfig) -> None:
     check_together(cfg)
 
 
-def check_device(cfg: DictConfig) -> None:
-    """Raises ConfigError if this machine does not have the accelerator."""
-    kind, devices = cfg.accelerator.accelerator, cfg.trainer.devices
+def check_device(cfg: DictConfig, devices: object) -> None:
+    """Raises ConfigError if this machine does not have the accelerator or one of the devices."""
+    assert isinstance(devices, int | list)
+    kind = cfg.accelerator.accelerator
     highest = devices if isinstance(devices, int) else max(devices) + 1
-    have = {"gpu": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    gpus = torch.cuda.device_count()
+    have = {"gpu": gpus, "cuda": gpus, "mps": int(torch.backends.mps.is_available())}
+    is_cpu = kind == "cpu" or not any(have.values())
     if have.get(kind) == 0:
         raise ConfigError(
-            f"accelerator.accelerator={kind}: must be auto, cpu or ddp_cpu, as this machine has no"
-            f" {kind}"
+            f"{typed_accelerator(cfg)}: must be auto, cpu or ddp_cpu, as this machine has no {kind}"
+        )
+    if is_cpu and isinstance(devices, list):
+        raise ConfigError(
+            f"trainer.devices={devices}: must be a single number, as this machine has no GPU"
         )
     if kind in have and have[kind] < highest:
         allowed = (
@@ -219,5 +225,13 @@ def check_device(cfg: DictConfig) -> None:
             f"trainer.devices={devices}: must be {allowed}, the number of {kind} devices of this"
             " machine"
         )
-    if cfg.trainer.precision == "16-mixed" and (kind == "cpu" or not (have["gpu"] or have["mps"])):
+    if cfg.trainer.precision == "16-mixed" and is_cpu:
         raise ConfigError("trainer.precision=16-mixed: must be 32 or bf16-mixed on a CPU")
+
+
+def typed_accelerator(cfg: DictConfig) -> str:
+    """The words that ask for a device: accelerator=NAME if one of its files does, else the key."""
+    chosen = OmegaConf.select(cfg, "hydra.runtime.choices.accelerator")  # a stored run has none
+    if chosen in ("gpu", "mps", "ddp"):
+        return f"accelerator={chosen}"
+    return f"accelerator.accelerator={cfg.accelerator.accelerator}"

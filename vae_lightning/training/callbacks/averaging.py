@@ -172,7 +172,10 @@ def average_of(trainer: Trainer) -> str | None:
     kinds = (Averaging, WeightAveraging, StochasticWeightAveraging)
     names = [type(each).__name__ for each in callbacks_of(trainer) if isinstance(each, kinds)]
     if len(names) > 1:
-        raise ConfigError(f"callbacks: must average the weights once, not by {' and '.join(names)}")
+        raise ConfigError(
+            f"callbacks: must average the weights once, not by {' and '.join(names)}; choose"
+            f" {' or '.join(name.lower() if name.isupper() else name for name in names)}"
+        )
     return names[0] if names else None
 
 

@@ -6,6 +6,7 @@ import time
 from lightning.pytorch import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
+from vae_lightning.checks.errors import decimals
 from vae_lightning.data.images import image_data
 from vae_lightning.training.module import VAE
 
@@ -48,7 +49,9 @@ class Progress(Callback):
         self.bar.set_description(
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", refresh=False
         )
-        self.bar.set_postfix_str(f"recon {recon:.2f}, kl {kl:.2f} nats", refresh=False)
+        self.bar.set_postfix_str(
+            f"recon {decimals(recon, 2)}, kl {decimals(kl, 2)} nats", refresh=False
+        )
         self.bar.refresh()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

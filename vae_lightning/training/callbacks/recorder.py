@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from vae_lightning.checks.errors import decimals
 from vae_lightning.data.images import image_data
 from vae_lightning.storage.files import (
     discarded_on_error,
@@ -252,6 +253,7 @@ def describe_epoch(row: dict[str, float], epochs: int | None) -> str:
     parts = [f"epoch {row['epoch']:>3.4g}/{epochs}"]
     for split in ("train", "val"):
         if f"{split}/recon" in row:
-            recon, kl, neg_elbo = (row[f"{split}/{name}"] for name in ("recon", "kl", "neg_elbo"))
-            parts.append(f"{split} recon {recon:.3f} kl {kl:.3f} -elbo {neg_elbo:.3f}")
+            terms = (row[f"{split}/{name}"] for name in ("recon", "kl", "neg_elbo"))
+            recon, kl, neg_elbo = (decimals(term, 3) for term in terms)
+            parts.append(f"{split} recon {recon} kl {kl} -elbo {neg_elbo}")
     return "   ".join([*parts, f"{row['seconds']:.1f} s"])
