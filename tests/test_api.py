@@ -226,6 +226,7 @@ def test_a_wrong_override_raises_and_writes_nothing(word: str, tmp_path: Path) -
     ("x", "labels", "message"),
     [
         (IMAGES[0, 0], None, "x: must be N images"),
+        (IMAGES[:2], None, "images: must hold at least 3 images, but holds 2"),
         (IMAGES * np.nan, None, "x: must be finite"),
         (IMAGES * 16, None, "x: must be uint8 .* set data.range="),
         ([["a"]], None, "x: must hold numbers, but its type is <U1"),

@@ -203,7 +203,7 @@ def test_averaged_runs_resume_bit_for_bit_and_test_the_average(
     done = train(*words, "hydra.run.dir=both", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith(
-        "error: callbacks: must average the weights once, not by EMA and SWA"
+        "error: callbacks: must average the weights once, not by EMA and SWA; choose ema or swa"
     )
     assert not (tmp_path / "both").exists()
     plain = train_run(train, tmp_path, None, *SMALL, "trainer.max_epochs=4", name="plain")

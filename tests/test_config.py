@@ -138,7 +138,7 @@ def test_the_help_page_names_every_option() -> None:
         ),
         (
             "objective=geco annealing=linear",
-            "annealing: must be constant, because this objective has no annealed weight",
+            "annealing=linear: must be constant, because objective=geco has no annealed weight",
         ),
         (
             "+model.latentdim=3",
@@ -200,7 +200,7 @@ def test_a_typo_is_one_line_with_the_nearest_name(override: str, expected: str) 
             "trainer.gradient_clip_val=no: must be",
         ),
         ("+data.extra=1", "data.extra: no such key"),
-        ("+likelihood.extra=1", "likelihood: got an unexpected keyword argument 'extra'"),
+        ("+likelihood.extra=1", "likelihood.extra: must not be given, because "),
         (
             "likelihood.mean_activation=relu",
             "likelihood.mean_activation=relu: must be sigmoid or identity",
@@ -242,7 +242,7 @@ def test_a_typo_is_one_line_with_the_nearest_name(override: str, expected: str) 
         ("optimizer.betas=[2,3]", "optimizer.betas=[2, 3]: must be a list of 2 values"),
         (
             "accelerator=gpu trainer.devices=100",
-            "accelerator.accelerator=gpu: must be auto, cpu or ddp_cpu",
+            "accelerator=gpu: must be auto, cpu or ddp_cpu",
         ),
         (
             "trainer.precision=16-mixed accelerator=cpu",
@@ -367,7 +367,9 @@ def test_trust_lets_a_users_own_class_in_and_the_refusal_says_so() -> None:
 
 
 def test_arguments_that_a_class_does_not_take_are_refused() -> None:
-    with pytest.raises(ValueError, match="objective: got an unexpected keyword argument 'gamma'"):
+    with pytest.raises(
+        ValueError, match=r"objective\.gamma: must not be given, because .* takes beta"
+    ):
         instantiate(
             {"_target_": "vae_lightning.objectives.ELBO", "gamma": 1}, "objective", trust=False
         )

@@ -13,7 +13,17 @@ from PIL import Image
 from torch import Tensor
 
 from helpers import Command, train_run
-from vae_lightning import encode, evaluate, load_run, reconstruct, sample, score, verify
+from vae_lightning import (
+    encode,
+    evaluate,
+    export,
+    load_run,
+    pictures,
+    reconstruct,
+    sample,
+    score,
+    verify,
+)
 from vae_lightning.cli.arguments import program_arguments
 from vae_lightning.networks import UNCONDITIONAL
 from vae_lightning.plots import canvas
@@ -23,7 +33,7 @@ pytestmark = pytest.mark.slow
 
 COMMANDS = {
     **{"encode": encode, "evaluate": evaluate, "reconstruct": reconstruct, "sample": sample},
-    **{"score": score, "verify": verify},
+    **{"score": score, "verify": verify, "pictures": pictures, "export": export},
 }
 SMALL = (
     "data=digits",
@@ -230,6 +240,16 @@ def test_gray_test_images_give_what_the_binarized_split_gives(
 
 
 WRONG = {
+    "encode run=run out=dangling/x.csv": "out=dangling/x.csv: must be in a folder that can be",
+    "sample run=run out=dangling/": "out=dangling/: must be a new or empty folder",
+    "pictures run=run out=dangling": "out=dangling: must be a folder",
+    "export run=run out=text.png": "out=text.png: must be a folder",
+    "encode run=run out=/proc/x.csv": "out=/proc/x.csv: must be in a folder that can be written",
+    f"encode run=run out={'x' * 300}.csv": f"out={'x' * 300}.csv: must be in a folder that can",
+    "encode run=run images=small.npy split=val": "split=val: must not be given with images",
+    "encode run=run count=5,6": "count=5,6: must be one value; count=[5,6] is a list",
+    "evaluate run=run ais.steps=5": "ais.steps=5: requires method=ais",
+    "evaluate run=run against=fashion_mnst": "against=fashion_mnst: must be one of",
     "encode run=run out=codes.txt": "out=codes.txt: must be a file that ends in .npz or .csv",
     "encode run=run split=dev": "split=dev: must be one of train, val, test",
     "encode run=run label=3": "label=3: requires a model that was trained with model.conditional",
@@ -257,6 +277,7 @@ def test_mistakes_are_refused_in_one_line_and_nothing_is_written(
 ) -> None:
     np.save("small.npy", np.zeros((2, 5, 5), np.uint8))
     Path("text.png").write_text("text")
+    Path("dangling").symlink_to("nowhere")
     Path("full.npz").mkdir()
     Path("full.npz/file").write_text("")
     before = sorted(Path().rglob("*"))

@@ -174,7 +174,10 @@ def test_images_in_train_and_test_are_counted(
     values = np.arange(40, dtype=np.uint8).reshape(40, 1, 1)
     np.savez(tmp_path / "x.npz", train=values[:30] + 100, test=values[25:35] + 100)
     found(ArrayImages(tmp_path / "x.npz"), val_size=0)
-    assert "5 of the 10 test images are also training images" in caplog.text
+    assert (
+        "the training images contain 5 of the 10 test images: the test results are better"
+        in caplog.text
+    )
 
 
 @pytest.mark.parametrize(
@@ -182,8 +185,11 @@ def test_images_in_train_and_test_are_counted(
     [
         (lambda _: None, "must be a folder with images; it does not exist"),
         (lambda root: root.mkdir(), "must be a folder with images"),
-        (lambda root: save(root / "test" / "a.png", gray(1)), "must leave at least one image"),
-        (lambda root: save(root / "a.png", gray(1)), "must leave at least one image"),
+        (
+            lambda root: save(root / "test" / "a.png", gray(1)),
+            "must hold at least 3 images, but holds 1",
+        ),
+        (lambda root: save(root / "a.png", gray(1)), "must hold at least 3 images"),
     ],
 )
 def test_folders_without_images(tmp_path: Path, make: Callable[[Path], None], message: str) -> None:

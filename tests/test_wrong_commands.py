@@ -23,7 +23,8 @@ from vae_lightning.checks.ranges import Option
 from vae_lightning.cli import arguments
 from vae_lightning.cli.command import configuration
 from vae_lightning.config import options
-from vae_lightning.config.compose import PATH_KEYS, compose, search_path
+from vae_lightning.config.compose import compose, search_path
+from vae_lightning.config.literal import PATH_KEYS
 
 TABLE = (Path(__file__).parent / "wrong_commands.txt").read_text().splitlines()
 WRONG_VALUES = ("-1.5", "abc_", "null", "[1,x]", "nan", "{a:1}", "true")
@@ -63,7 +64,7 @@ AS_PROCESSES = {
     "report sweep=none": "sweep=none: must be the folder of a sweep or of a run",
     "sweep resume=none": "resume=none: must be a sweep folder",
     "sweep status=none": "status=none: must be a sweep folder",
-    "sweep": "resume=DIR or status=DIR: must be given",
+    "sweep": "sweep: must be given either resume=DIR or status=DIR",
     "train launcher.slots=2": "launcher.slots=2: must only be given for a sweep",
     "train -m seed=1,2 hydra.sweep.dir=.": "hydra.sweep.dir=.: must be a new or empty folder",
     "replay run=none": "run=none: must be a run folder",

@@ -13,6 +13,7 @@ from vae_lightning.sweeps.plan import read_plan
 from vae_lightning.sweeps.results import collect
 from vae_lightning.sweeps.start import resume_sweep
 from vae_lightning.sweeps.tables import terminal_table
+from vae_lightning.sweeps.work import LOGS
 
 OPTIONS = {
     "resume": Option("sweep folder; the sweep continues there", OPTIONAL_FOLDER),
@@ -35,12 +36,16 @@ OPTIONS = {
 def main(cfg: DictConfig) -> bool | None:
     """Continues the sweep and returns whether all jobs are finished, or prints its table."""
     if (cfg.resume is None) == (cfg.status is None):
-        raise ConfigError("resume=DIR or status=DIR: must be given, one of them")
+        raise ConfigError("sweep: must be given either resume=DIR or status=DIR")
     if cfg.resume is not None:
         return resume_sweep(cfg)
     folder = Path(cfg.status)
     read_plan(folder, "status")
-    print(terminal_table(collect([folder])))
+    results = collect([folder])
+    print(terminal_table(results))
+    for each in results:
+        if each.state == "failed":
+            print(f"{each.folder.name}: {each.reason}; see {folder / LOGS / each.folder.name}.log")
     return None
 
 

@@ -11,8 +11,9 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TextIO
 
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -230,8 +231,9 @@ def configuration(
             example = f"{key}=outputs/2026-01-31/12-00-00"
             raise ConfigError(f"{key}: must be given, for example {example}")
         check_value(key, OmegaConf.select(cfg, key), option)
+    check_used(words, cfg)
     if cfg.get("out") is not None:
-        check_place(Path(cfg.out))
+        check_place(Path(cfg.out), options["out"].range == OPTIONAL_FOLDER)
     if folders:
         with open_dict(cfg):
             cfg.folders = places
@@ -252,8 +254,28 @@ def with_run(words: list[str]) -> list[str]:
     return [f"run={word}" if word in named else word for word in words]
 
 
-def check_place(output: Path) -> None:
+def check_used(words: list[str], cfg: DictConfig) -> None:
+    """Raises ConfigError for an option that has no effect beside the others."""
+    for word in words:
+        key = word.partition("=")[0]
+        if key == "split" and cfg.get("images") is not None:
+            raise ConfigError(f"{word}: must not be given with images, which belong to no split")
+        if key.startswith("ais.") and cfg.method != "ais":
+            raise ConfigError(f"{word}: requires method=ais")
+
+
+def check_place(output: Path, is_folder: bool) -> None:
     """Raises ConfigError before the work if the output cannot be written."""
-    folder = next(parent for parent in output.absolute().parents if parent.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise ConfigError(f"out={output}: must be in a folder that can be written, not {folder}")
+    if is_folder and os.path.lexists(output) and not output.is_dir():
+        raise ConfigError(f"out={output}: must be a folder, but something else is there")
+    folder = next(parent for parent in output.absolute().parents if os.path.lexists(parent))
+    try:
+        with suppress(FileNotFoundError):
+            output.lstat()  # refuses a name that is too long
+        with TemporaryDirectory(dir=folder):  # permissions alone do not tell, such as in /proc
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"out={output}: must be in a folder that can be written, not {folder}"
+            f" ({error.strerror})"
+        ) from error

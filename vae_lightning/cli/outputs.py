@@ -1,5 +1,6 @@
 """The option ``output`` of the commands that write files: what it may be, and where it leads."""
 
+import os
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -29,6 +30,6 @@ def output_of(cfg: DictConfig, default: str) -> str:
     if not output.endswith(FOLDER):
         if path.is_dir():
             raise ConfigError(f"out={output}: must be a file, but a folder is there")
-    elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+    elif os.path.lexists(path) and (not path.is_dir() or any(path.iterdir())):
         raise ConfigError(f"out={output}: must be a new or empty folder")
     return output

@@ -18,6 +18,7 @@ from vae_lightning.config import hydra_table
 from vae_lightning.config.class_table import DATASETS, OPTIMIZERS, SCHEDULERS
 from vae_lightning.config.dotted import known_keys
 from vae_lightning.config.interpolations import read_environment
+from vae_lightning.config.literal import PATH_KEYS, literal_path
 from vae_lightning.config.own_hydra import load
 from vae_lightning.config.suggestions import advice, close_choice, close_key, same_key, squeezed
 from vae_lightning.config.trainer_options import REFUSED_TRAINER_KEYS
@@ -25,11 +26,6 @@ from vae_lightning.config.trainer_options import REFUSED_TRAINER_KEYS
 PACKAGE = Path(__file__).resolve().parent.parent
 # in an installed wheel the folder is inside the package, in a checkout it is next to the package
 CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
-# options whose values are paths
-PATH_KEYS = (
-    *("run", "resume", "status", "init_from", "from_config", "out", "images"),
-    *("data.root", "trainer.default_root_dir", "hydra.run.dir", "hydra.sweep.dir"),
-)
 # groups that say what is trained and how; the others say on what, where, and what is drawn
 TRAINING_GROUPS = (
     "model",
@@ -51,15 +47,17 @@ def compose(name: str, overrides: list[str]) -> DictConfig:
     Raises ConfigError for an invalid override; the message suggests the nearest valid name.
     """
     hydra_table.check_words(overrides, name)
+    check_lists(overrides)
     words = [as_hydra_reads(override) for override in overrides]
     try:
         cfg = composed(name, words)
     except MissingConfigException as error:
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")
-        options = [option for option in error.options or [] if option and option[0] != "_"]
+        given = error.options or choices(group)  # Hydra names none for an entry of a list
+        options = [option for option in given if option and option[0] != "_"]
         raise ConfigError(wrong_choice(group, choice, options)) from error
     except COMPOSITION_ERRORS as error:
-        raise ConfigError(explain(error, name)) from error
+        raise ConfigError(explain(error, name, words)) from error
     except ValueError as error:
         if "invalid literal for int" in str(error):
             raise ConfigError(describe_list_error(words, name)) from error
@@ -70,6 +68,18 @@ def compose(name: str, overrides: list[str]) -> DictConfig:
         hydra_table.check_files(cfg, default(name), name)
     read_environment(cfg, PATH_KEYS)
     return cfg
+
+
+def check_lists(words: Iterable[str]) -> None:
+    """Raises ConfigError for a list of names of a group with none, which would have no effect."""
+    for word in words:
+        group, _, value = word.partition("=")
+        names = value.strip("[]").split(",")
+        if value.startswith("[") and len(names) > 1 and "none" in names and choices(group):
+            others = ",".join(name for name in names if name != "none")
+            raise ConfigError(
+                f"{word}: must not hold none beside others; did you mean {group}=[{others}]?"
+            )
 
 
 def composed(name: str, words: list[str]) -> DictConfig:
@@ -96,29 +106,6 @@ def as_hydra_reads(override: str) -> str:
     if choice == "null" and "none" in choices(group):
         return f"{group}=none"
     return literal_path(override)
-
-
-def literal_path(override: str) -> str:
-    """Quotes the value of an option that is a path, so that Hydra takes all characters literally.
-
-    Values that are quoted already, and the variables of Hydra in its own options, keep their
-    meaning.
-    """
-    key, equals, value = override.partition("=")
-    is_own = key.startswith("hydra.") and "${" in value
-    if key.lstrip("+") not in PATH_KEYS or not value or value == "null" or is_own:
-        return override
-    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
-        return override
-    return f"{key}{equals}{quoted(value)}"
-
-
-def quoted(text: str) -> str:
-    """Returns a text in quotes, which Hydra takes literally."""
-    # a quote and the start of an interpolation are escaped, and backslashes before them are doubled
-    escaped = re.sub(r"(\\*)('|\$\{)", r"\1\1\\\2", text)
-    escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
-    return f"'{escaped}'"
 
 
 def describe_list_error(words: Iterable[str], name: str) -> str:
@@ -176,11 +163,17 @@ def search_path(config_dir: str | None) -> list[str]:
     return [f"hydra.searchpath=['file://{Path(config_dir).resolve()}']"] if config_dir else []
 
 
-def explain(error: Exception, name: str) -> str:
-    """Returns Hydra's message without its advice; for an unknown key, suggests the one meant."""
+def explain(error: Exception, name: str, words: Sequence[str] = ()) -> str:
+    """Returns Hydra's message without its advice; for an unknown key, suggests the one meant.
+
+    ``words`` are the overrides, which say what a group has chosen.
+    """
     text = str(error)
     if unknown := re.search(r"Could not override '([^']*)'", text):
-        return unknown_key(unknown.group(1), name)
+        return unknown_key(unknown.group(1), name, words)
+    joined = str(getattr(error, "override", ""))
+    if " " in joined and text.startswith("mismatched input '='"):
+        return f"'{joined}': must be one key=value; several options are separate words"
     if bare := re.match(r"Error parsing override '(.*)'\nmissing EQUAL at '<EOF>'", text):
         return bare_word(bare.group(1), name)
     if unreadable := re.match(r"LexerNoViableAltException: (.*)\n", text):
@@ -188,9 +181,11 @@ def explain(error: Exception, name: str) -> str:
     if several := re.match(r"Ambiguous value for argument '(.*)'\n", text):
         word = several.group(1)
         key, _, values = word.partition("=")
-        return f"{word}: must be one value; -m sweeps over several, and {key}=[{values}] is a list"
+        swept = "-m sweeps over several, and " if name == "config" else ""
+        return f"{word}: must be one value; {swept}{key}=[{values}] is a list"
     if swept := re.match(r"Sweep parameters '(.*)' requires --multirun", text):
-        return f"{swept.group(1)}: requires -m, which runs a sweep"
+        allowed = "requires -m, which runs a sweep" if name == "config" else "must be one value"
+        return f"{swept.group(1)}: {allowed}"
     if merging := re.match(r"Error merging override (.*)", text):
         return f"{merging.group(1)}: {first_line(error.__cause__ or error)}"
     return re.sub(r"\s*See https://hydra\.cc\S* for details", "", text.split("\n\n")[0])
@@ -201,7 +196,7 @@ def first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0]
 
 
-def unknown_key(key: str, name: str) -> str:
+def unknown_key(key: str, name: str, words: Sequence[str] = ()) -> str:
     """The message about a key that a command does not have, with the one that is meant."""
     section, _, entry = key.partition(".")
     if section == "trainer" and entry in REFUSED_TRAINER_KEYS:
@@ -211,7 +206,18 @@ def unknown_key(key: str, name: str) -> str:
     ]
     if owners and name == "config":
         return f"{key}: no such key; it is an option of {section}={', '.join(owners)}"
-    return f"{key}: no such key{meant_by(key, name)}"
+    meant = meant_by(key, name)
+    if name == "config" and meant == f"; did you mean {section}=NAME?":
+        meant = f"; {keys_of_choice(section, key, words)}"
+    return f"{key}: no such key{meant}"
+
+
+def keys_of_choice(group: str, unknown: str, words: Sequence[str]) -> str:
+    """What the chosen file of a group has, as in ``scheduler=step has scheduler.step_size``."""
+    cfg = composed("config", [word for word in words if hydra_table.key_of(word) != unknown])
+    names = [str(name) for name, value in cfg[group].items() if not OmegaConf.is_dict(value)]
+    keys = ", ".join(f"{group}.{name}" for name in names if name[0] != "_")
+    return f"{group}={cfg.hydra.runtime.choices[group]} has {keys or 'no options'}"
 
 
 def meant_by(key: str, name: str) -> str:
@@ -266,10 +272,14 @@ def is_reference(cfg: DictConfig, key: str) -> bool:
 
 @functools.cache
 def keys_of_file(group: str, choice: str) -> frozenset[str]:
-    """The keys of a file of a group, below the name of the group."""
-    return frozenset(
-        known_keys(OmegaConf.to_container(OmegaConf.load(CONF / group / f"{choice}.yaml")))
-    )
+    """The keys of a file of a group and of its defaults, below the name of the group."""
+    content = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{choice}.yaml"))
+    assert isinstance(content, dict)
+    files = [
+        each.partition("@")[0] for each in content.get("defaults", ()) if isinstance(each, str)
+    ]
+    inherited = [keys_of_file(group, file) for file in files if file != "_self_"]
+    return frozenset(known_keys(content)).union(*inherited)
 
 
 def choices(group: str) -> list[str]:

@@ -6,6 +6,7 @@ A configuration may name only classes, and only of the type that the key require
 
 import importlib
 import inspect
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -163,8 +164,18 @@ def resolve(node: object, key: str, trust: bool) -> Any:  # noqa: ANN401 - any c
     try:
         (signature.bind_partial if is_partial else signature.bind)(**arguments)
     except TypeError as error:
-        raise ConfigError(f"{key}: {error}") from error
+        raise ConfigError(wrong_arguments(key, error, cls, is_partial)) from error
     return Recipe(cls, arguments, is_partial)
+
+
+def wrong_arguments(key: str, error: TypeError, cls: type, is_partial: bool) -> str:
+    """The message about arguments that a class does not take, or does not get."""
+    unknown = re.search(r"unexpected keyword argument '(.*)'", str(error))
+    if unknown is None:
+        return f"{key}: {error}"
+    all_names = [*inspect.signature(cls).parameters][is_partial:]  # the first one is given later
+    taken = ", ".join(options_of(cls) or all_names) or "no arguments"
+    return f"{key}.{unknown[1]}: must not be given, because {cls.__name__} takes {taken}"
 
 
 def instantiate(node: object, key: str, trust: bool) -> Any:  # noqa: ANN401 - any class is possible

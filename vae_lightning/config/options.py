@@ -27,6 +27,7 @@ from vae_lightning.config.general_options import (
 )
 from vae_lightning.config.interpolations import check_references
 from vae_lightning.config.launcher_options import KIND, launcher_options
+from vae_lightning.config.nodes import class_nodes, plain, selected, typed
 from vae_lightning.config.option_table import CLASS_OPTIONS
 from vae_lightning.config.optional import require_packages
 from vae_lightning.config.trainer_options import check_trainer_key, check_trainer_together
@@ -64,7 +65,8 @@ def check_keys(cfg: DictConfig) -> None:
             raise ConfigError(f"model.{key}: is not used by any component{close}")
     if "${annealing}" not in text and not cfg.annealing["_target_"].endswith(".Constant"):
         raise ConfigError(
-            "annealing: must be constant, because this objective has no annealed weight"
+            f"{typed(cfg, 'annealing')}: must be constant, because {typed(cfg, 'objective')} has no"
+            " annealed weight"
         )
 
 
@@ -97,12 +99,6 @@ def check_sweep_options(cfg: DictConfig) -> None:
             elif value is not None:
                 needed = f"requires search={', '.join(SEARCHES[:-1])} or {SEARCHES[-1]}"
                 raise ConfigError(f"{key}={show(value)}: {needed}; a grid runs every combination")
-
-
-def selected(cfg: DictConfig, key: str) -> object:
-    """The value of a dotted key, as plain Python."""
-    section, _, name = key.rpartition(".")
-    return plain(cfg[section], name)
 
 
 def check_complete(cfg: DictConfig) -> None:
@@ -165,25 +161,6 @@ def described_options(cfg: DictConfig) -> dict[str, Option]:
     return GENERAL_OPTIONS | {key: option for key, _, option in classes}
 
 
-def class_nodes(node: DictConfig, path: str = "") -> Iterator[tuple[str, DictConfig]]:
-    """The parts of a configuration that name a class, and cfg.data, with their dotted keys."""
-    for key in node:
-        place = f"{path}.{key}" if path else str(key)
-        if not isinstance(key, str | int) or OmegaConf.is_interpolation(node, key):
-            continue
-        if not isinstance(node[key], DictConfig):
-            continue
-        if "_target_" in node[key] or place == "data":
-            yield place, node[key]
-        yield from class_nodes(node[key], place)
-
-
-def plain(node: DictConfig, name: str) -> object:
-    """A value of a configuration, resolved, as plain Python."""
-    value = node[name]
-    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-
-
 def check_callbacks(cfg: DictConfig) -> None:
     """Raises ConfigError for classes that cannot work, alone or with the rest of the values."""
     check_named(cfg)
@@ -200,7 +177,11 @@ def check_callbacks(cfg: DictConfig) -> None:
         if target in NEED_VALIDATION:
             for key in ("data.val_size", "trainer.limit_val_batches"):
                 if selected(cfg, key) == 0:
-                    raise ConfigError(f"{key}=0: must be above 0 for {path}, which reads val/")
+                    reader = typed(cfg, path) if path == "scheduler" else path
+                    raise ConfigError(
+                        f"{key}=0: must be above 0 for {reader}, which follows a value of the"
+                        " validation images"
+                    )
 
 
 def check_sizes(cfg: DictConfig) -> None:

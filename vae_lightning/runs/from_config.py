@@ -23,10 +23,11 @@ from vae_lightning.config.compose import (
     TRAINING_GROUPS,
     compose,
     default_choices,
-    quoted,
     search_path,
 )
-from vae_lightning.config.options import COMPLETE_SECTIONS, plain
+from vae_lightning.config.literal import quoted
+from vae_lightning.config.nodes import plain
+from vae_lightning.config.options import COMPLETE_SECTIONS
 from vae_lightning.runs.stored import read_stored
 from vae_lightning.runs.untrusted import check_size
 from vae_lightning.storage.run_folder import HYDRA, of_run, read_choices, to_dict

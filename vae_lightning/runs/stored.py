@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from vae_lightning.checks.errors import ConfigError, one_line
 from vae_lightning.runs.untrusted import check_links, read_config, read_overrides
 from vae_lightning.storage.files import read_csv, read_json
-from vae_lightning.storage.run_folder import ENVIRONMENT, IMAGES, STATES
+from vae_lightning.storage.run_folder import ENVIRONMENT, IMAGES, STATES, SWEEP
 
 # files of a run folder
 CONFIG = Path(".hydra", "config.yaml")
@@ -30,6 +30,10 @@ class StoredRun(NamedTuple):
 def require_run(run: Path, key: str) -> None:
     """Raises ConfigError, with ``key`` in the message, unless the folder contains a run."""
     if not (run / CONFIG).is_file():
+        if (run / SWEEP).is_file():
+            best = f"{key}={run / 'best'} is its best run"
+            meant = f"sweep resume={run} continues it" if key == "resume" else best
+            raise ConfigError(f"{key}={run}: must be a run folder, but is a sweep; {meant}")
         raise ConfigError(f"{key}={run}: must be a run folder (no {CONFIG} there)")
 
 

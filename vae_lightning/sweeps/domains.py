@@ -6,6 +6,7 @@ from typing import NamedTuple
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
 from vae_lightning.checks.errors import ConfigError
+from vae_lightning.config.compose import choices
 
 DIGITS = 5  # significant digits of a drawn number
 TAGS = {"log"}  # draw on a logarithmic scale
@@ -65,7 +66,9 @@ def domain_of(override: Override) -> Domain:
     else:
         words = [f"{key}={each}" for each in override.sweep_string_iterator()]
     if not words:
-        raise ConfigError(f"{typed}: must have at least one value")
+        names = ", ".join(choices(key))
+        needed = f"match one of {names}" if names else "have at least one value"
+        raise ConfigError(f"{typed}: must {needed}")
     distinct = list(dict.fromkeys(words))
     tags = frozenset(getattr(value, "tags", ()))
     return Domain(typed, key, distinct, len(words) - len(distinct), scale, tags)

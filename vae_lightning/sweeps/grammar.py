@@ -9,9 +9,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
 from vae_lightning.checks.errors import ConfigError
-from vae_lightning.config.compose import COMPOSITION_ERRORS, choices, explain, literal_path
+from vae_lightning.config.compose import COMPOSITION_ERRORS, choices, explain
 from vae_lightning.config.dotted import is_part
 from vae_lightning.config.hydra_table import check_words
+from vae_lightning.config.literal import literal_path
 from vae_lightning.sweeps.domains import Domain, domain_of
 
 # keys that say how the jobs are run, not what they are

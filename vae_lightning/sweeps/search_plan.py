@@ -10,8 +10,8 @@ from omegaconf import DictConfig
 
 from vae_lightning.checks.errors import ConfigError, show
 from vae_lightning.config.general_options import SEARCH_OPTIONS, SEARCHES
+from vae_lightning.config.nodes import selected
 from vae_lightning.config.optional import require_extra
-from vae_lightning.config.options import selected
 from vae_lightning.sweeps.domains import check_for_search
 from vae_lightning.sweeps.grammar import Words, read_words
 

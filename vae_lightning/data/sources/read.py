@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vae_lightning.checks.errors import ConfigError, counted
+from vae_lightning.checks.errors import ConfigError, counted, show
 from vae_lightning.data import fingerprint
 from vae_lightning.data.convert import Shape, to_labels, unlabeled
 from vae_lightning.data.sources.cache import Cached, Wanted, cached, digests
@@ -155,16 +155,20 @@ def divide(
                 f"data.{split}_size={size}: must be null, because {name} has {split} images of its"
                 " own"
             )
+    needed = 1 + sum(split not in pools for split in ("val", "test"))
+    if total < needed and division.val_size is None and division.test_size is None:
+        raise ConfigError(f"{name}: must hold at least {needed} images, but holds {total}")
     test = 0 if "test" in pools else count_of(division.test_size, total)
     val = 0 if "val" in pools else count_of(division.val_size, total)
     if "test" not in pools and not 1 <= test < total:
         raise ConfigError(
-            f"data.test_size={division.test_size}: must leave at least one image for the training"
-            f" and one for the test, because {name} has {counted(total, 'image')} and no test set"
+            f"data.test_size={show(division.test_size)}: must leave at least one image for the"
+            f" training and one for the test, because {name} has {counted(total, 'image')} and no"
+            " test set"
         )
     if not 0 <= val < total - test:
         raise ConfigError(
-            f"data.val_size={division.val_size}: must be 0 to {total - test - 1} for {name}"
+            f"data.val_size={show(division.val_size)}: must be 0 to {total - test - 1} for {name}"
         )
     order = stratified_order(labels["train"]) if test or val else torch.arange(total)
     taken = {"train": order[test + val :]}
@@ -242,9 +246,10 @@ def warn_of_overlap(parts: Mapping[str, Part], files: Mapping[str, Cached]) -> N
         shared = int(np.isin(known[split], known["train"]).sum()) if split in known else 0
         if shared:
             log.warning(
-                "%d of the %d %s images are also training images, which makes its results better"
+                "the training images contain %d of the %d %s images: the %s results are better"
                 " than those of new images",
                 shared,
                 len(known[split]),
+                split,
                 split,
             )
