@@ -1,9 +1,6 @@
 """The words of messages: what was typed, what is allowed, and what is meant."""
 
 import logging
-import pickle
-from collections.abc import Callable
-from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,8 +23,8 @@ from vae_lightning.storage.files import write_json
 from vae_lightning.storage.run_folder import recorded
 from vae_lightning.sweeps.display import Display, Entry
 from vae_lightning.sweeps.launchers.slots import Slots
-from vae_lightning.sweeps.plan import Job, configuration, read_typed
-from vae_lightning.sweeps.start import check_models, first_line
+from vae_lightning.sweeps.plan import Job, read_typed
+from vae_lightning.sweeps.start import first_line
 from vae_lightning.training.trainer import build_tester, make_trainer, trainer_arguments
 
 MESSAGES = {
@@ -138,33 +135,6 @@ def test_samples_of_few_classes_fill_about_a_square(classes: int, shape: tuple[i
     assert drawn.images.shape[:2] == shape
     for column, name in enumerate(drawn.columns):
         assert int(drawn.images[1, column]) % classes == int(name)
-
-
-class HereLauncher:
-    """Answers in this process."""
-
-    asked = 0
-
-    def ask(
-        self, target: Callable[[Connection], None], configurations: list[bytes]
-    ) -> list[object]:
-        self.asked = len(configurations)
-        answers: list[object] = []
-        target(SimpleNamespace(recv=lambda: configurations, send=answers.extend))
-        return pickle.loads(pickle.dumps(answers))
-
-
-def test_a_sweep_with_a_combination_that_does_not_fit_starts_no_job() -> None:
-    small = ["data=digits", "model.hidden_dims=[4]", "seed=1,2", "objective.beta=1,2"]
-    plan, _, _ = read_typed([*small, "prior=standard_normal,mixture"], None)
-    jobs = {job: configuration(job, plan) for job in plan.jobs}
-    launcher = HereLauncher()
-    check_models(plan, jobs, launcher)
-    assert launcher.asked == 2  # not for each seed and each beta
-    plan, _, _ = read_typed([*small, "prior=standard_normal,mixture", "objective=free_bits"], None)
-    jobs = {job: configuration(job, plan) for job in plan.jobs}
-    with pytest.raises(ConfigError, match=r"prior=mixture: objective=free_bits: requires"):
-        check_models(plan, jobs, launcher)
 
 
 def test_huge_numbers_are_short() -> None:

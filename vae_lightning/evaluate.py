@@ -16,7 +16,7 @@ from vae_lightning.checks.errors import ConfigError
 from vae_lightning.checks.ranges import AutoOrBoolean, Choice, Integer, Option
 from vae_lightning.cli import tables
 from vae_lightning.cli.command import RUN_OPTIONS, command
-from vae_lightning.config.compose import data_with_shape
+from vae_lightning.config.shapes import data_with_shape
 from vae_lightning.runs.stored import require_run
 from vae_lightning.storage.files import write_json
 

@@ -287,17 +287,6 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("[!_]*.yaml"))
 
 
-def data_with_shape() -> list[str]:
-    """The data sets whose images always have the same shape, which their files in conf/ state."""
-    return [name for name in choices("data") if has_shape(name)]
-
-
-def has_shape(name: str) -> bool:
-    """Whether the file of a data set, or one that it builds on, states the shape of the images."""
-    node = yaml.safe_load((CONF / "data" / f"{name}.yaml").read_text())
-    return node.get("image_shape") is not None or any(map(has_shape, node.get("defaults", [])))
-
-
 def default_choices() -> dict[str, str]:
     """Group -> the choice that conf/config.yaml makes."""
     listed = OmegaConf.load(CONF / "config.yaml").defaults

@@ -252,6 +252,8 @@ def first_line(plan: Plan, left: int, room: Room, place: Path) -> str:
         points = f"{plan.search.kind} search of {counted(plan.search.trials, 'point')}"
         before = [f"{len(plan.jobs)} drawn before"] if plan.jobs else []
         parts = [points, *before, f"{room.number} at a time"]
+    elif not left:
+        return f"sweep: nothing to do, as {counted(done, 'job')} finished before; folder: {place}"
     else:
         parts = [counted(left, "job"), f"{room.number} at a time"]
         if done:
