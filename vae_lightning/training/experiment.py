@@ -118,11 +118,8 @@ def run_experiment(
         check_schedules(module, data, epochs(cfg))
     with folder as run:
         parts = make_parts(cfg, data, module, run, stop, resumes)
-        is_first = parts.trainer.is_global_zero  # only this process writes, and has made the folder
-        if is_first:
-            check_space(run, module)
-        lock = claim(run) if is_first else nullcontext()
-    if not is_first:
+        lock = claimed(parts)
+    if not parts.trainer.is_global_zero:
         use_threads(cfg, start)
         train_and_test(cfg, parts, accelerate, stop)
         return None
@@ -133,6 +130,17 @@ def run_experiment(
         begin(cfg, parts, resumes, arrays)
         test = train_and_test(cfg, parts, accelerate, stop)
         return conclude(cfg, parts, test)
+
+
+def claimed(parts: Parts) -> AbstractContextManager[object]:
+    """The lock of the run folder; none in the processes that do not write.
+
+    Raises ConfigError if another program holds it, or the disk has no room for the checkpoints.
+    """
+    if not parts.trainer.is_global_zero:  # another machine may not see the folder yet
+        return nullcontext()
+    check_space(parts.run, parts.module)
+    return claim(parts.run)
 
 
 def begin(cfg: DictConfig, parts: Parts, resumes: bool, arrays: Arrays | None) -> None:
