@@ -335,6 +335,8 @@ latent dimensions, 30 epochs. Each row is three commands, with `seed=0`, `1` and
 `python -m vae_lightning.train {sprites} ...`. Values are mean ± standard deviation over the seeds.
 For every measure, 1 is the best value. A code that is independent of the factors has 0,
 and 1/5 in the FactorVAE score.
+No objective separates the factors well with this small network and 30 epochs: a MIG of 0.05 is far
+from 1. All four others separate them a little better than the VAE, and pay with a larger recon.
 
 {methods}
 """
