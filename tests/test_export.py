@@ -243,7 +243,7 @@ def test_the_card_says_what_is_not_there(tmp_path: Path, monkeypatch: pytest.Mon
         "sampler.pt2",
     ]
     card = (folder / "export" / "model_card_torch_export.md").read_text()
-    assert "There is no encoder: mean and std of a flow have no closed form" in card
+    assert "There is no encoder: mean and std of q(z|x) have no closed form" in card
     assert "The prior is not N(0, I)" in card
 
 
