@@ -10,7 +10,8 @@ from torch import Tensor
 
 from vae_lightning.checks.errors import ConfigError
 from vae_lightning.checks.ranges import check_value
-from vae_lightning.config.compose import choices, compose, data_with_shape
+from vae_lightning.config.compose import choices, compose
+from vae_lightning.config.shapes import data_with_shape
 from vae_lightning.data.images import ImageData
 from vae_lightning.data.sources.source import Part
 from vae_lightning.distributions import DiagonalNormal
