@@ -168,9 +168,8 @@ def print_information(name: str, args: argparse.Namespace) -> None:
     flags = ["--hydra-help"] if args.hydra_help else [f"--info={args.info}"]
     flags += [f"--config-dir={args.config_dir}"] if args.config_dir else []
     words = [as_hydra_reads(word) for word in args.overrides]
-    text = (
-        io.StringIO()
-    )  # Hydra logs each line, and logging reports a reader that has gone, such as head
+    # Hydra logs each line, and logging would report a reader that has gone, such as head
+    text = io.StringIO()
     try:
         with (
             redirect_stdout(text),

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from vae_lightning.checks.errors import counted
 from vae_lightning.data.fingerprint import is_published
 from vae_lightning.data.images import ImageData
-from vae_lightning.distributions import bits_per_dim, kl_divergence, layer_kl_divergences
+from vae_lightning.distributions import bits_per_dim, layer_kl_divergences
 from vae_lightning.networks import UNCONDITIONAL, Condition
 from vae_lightning.training.module import VAE
 
@@ -100,9 +100,9 @@ def describe_kl(module: VAE, data: ImageData) -> str:
     """How the KL term is computed: see ``Terms.kl``."""
     images, condition = data.inputs("train", slice(1))
     module = module.to(images.device)
-    q, p = module.encoder(images, condition), module.prior(module.encoder)
-    if kl_divergence(q, p) is not None:
+    if module.kl_is_exact(images, condition):
         return "closed form"
+    q, p = module.encoder(images, condition), module.prior(module.encoder)
     z = q.transform(images.new_zeros(1, 1, module.latent_dim))
     has_layers = bool(layer_kl_divergences(q, p, z))
     how = "closed form of each layer given those above" if has_layers else "Monte Carlo"
